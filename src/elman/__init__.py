@@ -1,0 +1,48 @@
+"""Recurrent neural network language models: train, evaluate, generate.
+
+    import elman
+
+    model = elman.load("runs/python-docs-lstm-1")
+    model.generate("Return the", max_tokens=50)
+    elman.evaluate(model, "text.txt").bits_per_byte
+
+Names are imported when they are first used, so that `import elman` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from elman.api import evaluate as evaluate
+    from elman.api import train as train
+    from elman.errors import ElmanError as ElmanError
+    from elman.evaluate.score import Score as Score
+    from elman.text_model import Sample as Sample
+    from elman.text_model import TextModel as TextModel
+    from elman.text_model import load as load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ElmanError": "elman.errors",
+    "Sample": "elman.text_model",
+    "Score": "elman.evaluate.score",
+    "TextModel": "elman.text_model",
+    "evaluate": "elman.api",
+    "load": "elman.text_model",
+    "train": "elman.api",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that defines it."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'elman' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,78 @@
+"""`elman generate`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from elman.cli.render import print_json, visible
+
+
+def generate_command(
+    model: Path,
+    prompt: str = "",
+    *,
+    max_tokens: int = 200,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: tuple[str, ...] = (),
+    seed: int = 0,
+    samples: int = 1,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Continue PROMPT with MODEL, token by token, in constant memory and time a token.
+
+    Args:
+        model: A model folder or a run folder.
+        prompt: The text to continue; - reads it from standard input; empty starts a document.
+        max_tokens: Tokens to draw at most.
+        temperature: Below 1 is safer, above 1 bolder, 0 always takes the most likely token.
+        top_k: Draw from the K most likely tokens.
+        top_p: Draw from the fewest tokens that hold this share of the probability.
+        min_p: Draw from the tokens at least this share as likely as the most likely one.
+        repetition_penalty: Above 1 makes tokens that have been seen less likely.
+        stop: End before this string; may be given several times.
+        seed: Same seed, same text.
+        samples: How many continuations.
+        json: Print one JSON document (elman.generate/1).
+    """
+    from elman.text_model import load  # torch takes a second to import
+
+    text_model = load(model)
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    streaming = samples == 1 and not json
+
+    def show(_: int, text: str) -> None:
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+    if streaming:
+        show(0, prompt)
+    drawn = text_model.generate(
+        prompt,
+        max_tokens=max_tokens,
+        samples=samples,
+        seed=seed,
+        stop=stop,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        on_text=show if streaming else None,
+    )
+    if json:
+        print_json({"schema": "elman.generate/1", "samples": [asdict(sample) for sample in drawn]})
+    elif streaming:
+        print()
+    else:
+        for number, sample in enumerate(drawn, start=1):
+            print(f"--- {number} ({sample.tokens} tokens, {sample.finish_reason})")
+            print(visible(prompt + sample.text) if sys.stdout.isatty() else prompt + sample.text)
+    return 0

@@ -1,0 +1,254 @@
+"""The settings of a run: frozen dataclasses that check their own ranges, and the presets.
+
+A setting is named by its section and field, `optimizer.learning_rate`. Field names are unique over all
+sections, so the field alone, `learning_rate`, names it too. `settings` says where their values come from.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from elman.errors import ConfigError
+
+CellName = Literal["elman", "lstm"]
+
+
+def suggestion(given: str, allowed: Iterable[str]) -> str:
+    """'; did you mean ...?' for the nearest of `allowed`, or nothing."""
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def require_integer(name: str, value: int, *, at_least: int, at_most: int | None = None) -> None:
+    if value < at_least or (at_most is not None and value > at_most):
+        top = "" if at_most is None else f" and at most {at_most:,}"
+        raise ConfigError(f"{name} ({value}) must be at least {at_least}{top}")
+
+
+def require_number(
+    name: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    bounds = [
+        (at_least, "at least", lambda limit: value >= limit),
+        (above, "above", lambda limit: value > limit),
+        (below, "below", lambda limit: value < limit),
+        (at_most, "at most", lambda limit: value <= limit),
+    ]
+    wanted = [(word, limit, holds(limit)) for limit, word, holds in bounds if limit is not None]
+    if not math.isfinite(value) or not all(holds for _, _, holds in wanted):
+        rule = " and ".join(f"{word} {limit:g}" for word, limit, _ in wanted)
+        raise ConfigError(f"{name} ({value}) must be {rule}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where the text comes from and how it becomes tokens."""
+
+    corpus: str = "python-docs"
+    """A corpus by name, or a file, a folder, `-` for standard input, or `hf:NAME`."""
+    documents: Literal["line", "paragraph", "file", "record"] | None = None
+    """What a document is; None takes the natural unit of the source (a file, or a record)."""
+    text_field: str = "text"
+    """The field that holds the text, in jsonl, parquet and `hf:` records."""
+    encoding_errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8: refuse the file, or read them as U+FFFD."""
+    force_binary: bool = False
+    """Read a file even if it looks like a program, a picture or an archive."""
+    valid: str = "0.05"
+    """Held-out text: a fraction of the corpus, or a corpus of its own."""
+    tokenizer: str = "auto"
+    """byte, char, word, bpe, auto, a tokenizer.json, or a name on the Hugging Face hub."""
+    vocab_size: int | None = None
+    """Entries of a vocabulary trained here, special tokens included; None chooses by the size of the text."""
+    mask_digits: bool = False
+    """Read every digit as `#`. Part of the tokenizer, so generation and scoring agree with training."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.vocab_size is not None:
+            require_integer("vocab_size", self.vocab_size, at_least=5, at_most=1_000_000)
+        fraction = self.valid_fraction
+        if fraction is not None and not 0 < fraction < 0.9:
+            raise ConfigError(f"valid ({self.valid}) must be a fraction between 0 and 0.9, or a file")
+
+    @property
+    def valid_fraction(self) -> float | None:
+        """The held-out share, or None where `valid` names a corpus."""
+        try:
+            return float(self.valid)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape of the network."""
+
+    cell: CellName = "elman"
+    """The recurrence."""
+    embedding_dim: int = 128
+    """Width of a token's vector, and of the output layer where it is tied."""
+    hidden_size: int = 128
+    """Width of the recurrent state."""
+    num_layers: int = 2
+    """Recurrent layers, one above the other."""
+    dropout: float = 0.0
+    """Share of the values dropped after the embedding and after every recurrent layer, in training."""
+    tie_embeddings: bool = False
+    """Use the embedding matrix as the output layer as well (Press & Wolf 2017)."""
+    initialization: Literal["by_role", "xavier"] = "by_role"
+    """`by_role`: orthogonal recurrences, small embeddings. `xavier`: every matrix, as in the chapter."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("embedding_dim", "hidden_size"):
+            require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
+        require_integer("num_layers", self.num_layers, at_least=1, at_most=256)
+        require_number("dropout", self.dropout, at_least=0, below=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule."""
+
+    learning_rate: float = 1e-3
+    """Learning rate at the end of warm-up."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices (vectors are never decayed, unless `decay_vectors`)."""
+    decay_vectors: bool = False
+    """Decay biases too, as torch's AdamW does when it is given all parameters in one group."""
+    beta1: float = 0.9
+    """Decay of the running mean of the gradient."""
+    beta2: float = 0.999
+    """Decay of the running mean of its square."""
+    warmup: float = 0.0
+    """Share of the budget over which the learning rate rises from zero."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After warm-up: fall to zero at the end of the budget, or stay."""
+    clip_norm: float | None = 1.0
+    """Global L2 norm above which gradients are scaled down; None leaves them alone."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require_number("learning_rate", self.learning_rate, above=0, at_most=100)
+        require_number("weight_decay", self.weight_decay, at_least=0, at_most=10)
+        require_number("beta1", self.beta1, at_least=0, below=1)
+        require_number("beta2", self.beta2, at_least=0, below=1)
+        require_number("warmup", self.warmup, at_least=0, below=1)
+        if self.clip_norm is not None:
+            require_number("clip_norm", self.clip_norm, above=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """Batches, budget, machine."""
+
+    batches: Literal["streams", "documents"] = "streams"
+    """`streams`: contiguous text, state carried from batch to batch. `documents`: padded, state fresh."""
+    batch_size: int = 16
+    """Streams, or documents, in a batch."""
+    bptt: int = 64
+    """Tokens of each stream in a batch, and so the reach of a gradient."""
+    max_length: int = 30
+    """Tokens of a document kept in `documents` batches, start and end included. Evaluation cuts nothing."""
+    shuffle: bool = True
+    """Draw documents in a new order every epoch."""
+    workers: int = 0
+    """Processes that build `documents` batches; 0 builds them in the training process."""
+    max_time: float | None = None
+    """Seconds of training, validation not counted; `90`, `90s`, `2m` and `1h` are understood."""
+    max_steps: int | None = None
+    """Optimizer steps."""
+    epochs: float | None = None
+    """Passes over the training text."""
+    validations: int = 8
+    """How often the held-out text is scored on the way, evenly over the budget."""
+    valid_tokens: int = 50_000
+    """Held-out tokens scored on the way; the end of training always scores all of them."""
+    seed: int = 0
+    """Seed of the weights, the order of the data and the dropout masks."""
+    deterministic: bool = True
+    """Use deterministic algorithms only: the same seed gives the same weights on the same machine."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the large products; states, sums and weights are float32 either way."""
+    tensorboard: bool = False
+    """Write TensorBoard event files into the run folder as well."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("batch_size", "bptt", "validations", "valid_tokens"):
+            require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
+        require_integer("max_length", self.max_length, at_least=2, at_most=1_000_000)
+        require_integer("workers", self.workers, at_least=0, at_most=256)
+        require_integer("seed", self.seed, at_least=0, at_most=2**63 - 1)
+        if self.max_steps is not None:
+            require_integer("max_steps", self.max_steps, at_least=1)
+        for name in ("max_time", "epochs"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), above=0)
+        if self.max_time is None and self.max_steps is None and self.epochs is None:
+            raise ConfigError("training needs a budget: give max_time, max_steps or epochs")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device ({self.device!r}) must be auto, cpu, mps, cuda or cuda:N")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    preset: str = "default"
+    """Where the settings started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(max_time=90.0))
+
+
+BUDGETS = ("max_time", "max_steps", "epochs")
+"""The fields that end a run; giving one replaces those of the preset."""
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optimizer": OptimizerConfig,
+    "training": TrainingConfig,
+}
+
+PRESETS: dict[str, RunConfig] = {
+    # What reaches the lowest validation bits per byte on python-docs in 90 seconds on two cores.
+    "default": RunConfig(
+        model=ModelConfig(
+            cell="lstm", embedding_dim=256, hidden_size=320, num_layers=1, dropout=0.1, tie_embeddings=True
+        ),
+        optimizer=OptimizerConfig(learning_rate=4e-3, beta2=0.95, warmup=0.02),
+        training=TrainingConfig(batch_size=16, bptt=64, max_time=90.0),
+    ),
+    # The chapter to the letter: its data, tokenizer, shape, loss and optimizer.
+    "chapter": RunConfig(
+        preset="chapter",
+        data=DataConfig(
+            corpus="thelmbook:news",
+            documents="line",
+            tokenizer="microsoft/Phi-3.5-mini-instruct",
+            mask_digits=True,
+        ),
+        model=ModelConfig(
+            cell="elman", embedding_dim=128, hidden_size=128, num_layers=2, initialization="xavier"
+        ),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, schedule="constant", clip_norm=None, decay_vectors=True
+        ),
+        training=TrainingConfig(batches="documents", batch_size=128, max_length=30, epochs=1.0),
+    ),
+}

@@ -1,0 +1,229 @@
+"""Tokens to batches, both ways.
+
+*Streams*: B contiguous stretches of the text, T tokens at a time, so that a recurrent state stays valid from
+batch to batch; where a document begins, `reset` is true. *Documents*: as in the chapter, each document's
+input and target overlap, shifted by one, and a batch of them is padded to the longest.
+
+Neither drops a target nor counts one twice, whatever B and T are.
+
+Axes: B batch, T time.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from elman.data.store import TokenStore
+
+
+class Batch(NamedTuple):
+    """What a model is given at one step, all [B, T]."""
+
+    inputs: Tensor
+    """Int64, the context token of each target."""
+    targets: Tensor
+    """Int64."""
+    reset: Tensor
+    """Bool, true where a document begins: the state before it is dropped."""
+    counted: Tensor
+    """Bool, false where there is no target (padding, or a stream that has ended)."""
+    documents: Tensor
+    """Int64, which document of the store each target belongs to."""
+
+
+def window(
+    store: TokenStore,
+    order: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
+    width: int,
+    pad_id: int,
+) -> Batch:
+    """`width` tokens of each stream over the documents of `store` laid end to end in `order`.
+
+    Args:
+        store: The tokens.
+        order: [D], the documents in the order in which they are laid out.
+        offsets: [D + 1], where each of them begins in that layout, and the total.
+        begin: [B], the position of each stream in the layout.
+        end: [B], where each stream ends; positions from there on are padding.
+        width: T.
+        pad_id: The input and target of positions that do not count.
+    """
+    position = begin[:, None] + np.arange(width)
+    counted = position < end[:, None]
+    position = np.minimum(position, offsets[-1] - 1)
+    place = np.searchsorted(offsets, position, side="right") - 1
+    document = order[place]
+    within = position - offsets[place]
+    source = store.starts[document] + within
+    targets = store.tokens[source].astype(np.int64)
+    reset = within == 0
+    inputs = np.where(reset, store.start_id, store.tokens[np.maximum(source, 1) - 1]).astype(np.int64)
+    inputs[~counted] = pad_id
+    targets[~counted] = pad_id
+    arrays = (inputs, targets, reset & counted, counted, document)
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+
+
+class StreamLoader:
+    """B streams over all documents of a store, T tokens at a time, epoch after epoch without end.
+
+    Each epoch lays the documents out in a new order (seeded), cuts the layout into B stretches whose
+    lengths differ by one token at most, and starts them with a dropped state. The loader can say where it
+    is, and go there: `state_dict`, `load_state_dict`.
+    """
+
+    carries_state = True
+
+    def __init__(
+        self,
+        store: TokenStore,
+        batch_size: int,
+        bptt: int,
+        *,
+        pad_id: int,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        self._store, self._bptt, self._pad_id = store, bptt, pad_id
+        self._seed, self._shuffle = seed, shuffle
+        self._bounds = np.arange(batch_size + 1) * len(store) // batch_size
+        self._stretch = int(np.diff(self._bounds).max())
+        self._epoch, self._offset = 0, 0
+        self._lay_out()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the text."""
+        return -(-self._stretch // self._bptt)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from where the loader is."""
+        while True:
+            width = min(self._bptt, self._stretch - self._offset)
+            begin, end = self._bounds[:-1] + self._offset, self._bounds[1:]
+            batch = window(self._store, self._order, self._offsets, begin, end, width, self._pad_id)
+            if self._offset == 0:
+                batch.reset[:, 0] = True
+            self._offset += width
+            if self._offset == self._stretch:
+                self._epoch, self._offset = self._epoch + 1, 0
+                self._lay_out()
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch begins."""
+        return {"epoch": self._epoch, "offset": self._offset}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where `state_dict` was taken."""
+        self._epoch, self._offset = state["epoch"], state["offset"]
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        documents = self._store.documents
+        rng = np.random.default_rng([self._seed, self._epoch])
+        self._order = rng.permutation(documents) if self._shuffle else np.arange(documents)
+        lengths = np.diff(self._store.starts)[self._order]
+        self._offsets = np.concatenate([[0], lengths.cumsum()])
+
+
+class DocumentDataset(Dataset[Tensor]):
+    """Each document as one sequence, start and end tokens included, cut to `max_length` tokens."""
+
+    def __init__(self, store: TokenStore, max_length: int | None = None) -> None:
+        self._store, self._max_length = store, max_length
+
+    def __len__(self) -> int:
+        """Documents."""
+        return self._store.documents
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Int64 [length], at least two tokens; input and target are all but its last and all but its first."""
+        targets = self._store.document(index).astype(np.int64)
+        return torch.from_numpy(np.concatenate([[self._store.start_id], targets])[: self._max_length])
+
+
+class DocumentLoader:
+    """Batches of documents padded to the longest of each, epoch after epoch without end."""
+
+    carries_state = False
+
+    def __init__(
+        self,
+        store: TokenStore,
+        batch_size: int,
+        max_length: int | None,
+        *,
+        pad_id: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        workers: int = 0,
+    ) -> None:
+        self._dataset = DocumentDataset(store, max_length)
+        self._batch_size, self._pad_id = batch_size, pad_id
+        self._seed, self._shuffle, self._workers = seed, shuffle, workers
+        self._epoch, self._skip = 0, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the text, the last one perhaps smaller."""
+        return -(-len(self._dataset) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from where the loader is."""
+        while True:
+            generator = torch.Generator().manual_seed(_mix(self._seed, self._epoch))
+            sampler = RandomSampler(self._dataset, generator=generator) if self._shuffle else None
+            indices = list(sampler if sampler is not None else range(len(self._dataset)))
+            loader = DataLoader(
+                self._dataset,
+                batch_size=self._batch_size,
+                sampler=indices[self._skip * self._batch_size :],
+                num_workers=self._workers,
+                multiprocessing_context="spawn" if self._workers else None,
+                collate_fn=Collate(self._pad_id),
+            )
+            for batch in loader:
+                self._skip += 1
+                yield batch
+            self._epoch, self._skip = self._epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch begins."""
+        return {"epoch": self._epoch, "offset": self._skip}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where `state_dict` was taken."""
+        self._epoch, self._skip = state["epoch"], state["offset"]
+
+
+class Collate:
+    """Sequences to a padded batch of inputs and targets. A class, so that worker processes can receive it."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, sequences: list[Tensor]) -> Batch:
+        """Pad [length_b] to [B, longest - 1]."""
+        lengths = torch.tensor([len(sequence) - 1 for sequence in sequences])
+        padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=self.pad_id)
+        counted = torch.arange(padded.shape[1] - 1) < lengths[:, None]
+        inputs = padded[:, :-1].masked_fill(
+            ~counted, self.pad_id
+        )  # an end token is a target, never a context
+        reset = torch.zeros_like(counted)
+        reset[:, 0] = True
+        return Batch(inputs, padded[:, 1:].contiguous(), reset, counted, torch.zeros_like(inputs))
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One seed for an epoch, unlike that of its neighbours."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,175 @@
+"""Records with a field of text: lines of JSON, rows of parquet, examples on the Hugging Face hub.
+
+Each reader yields the text of one record at a time, in the order of the source. A record without the field,
+or with something other than a string in it, is an error that names the record: none is skipped in silence.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from elman.config import suggestion
+from elman.data.readers import ReadOptions, read_bytes, read_text
+from elman.errors import ElmanError, InputError, MissingExtraError
+
+_ROWS_AT_A_TIME = 256
+"""Rows of parquet that are held as Python strings."""
+
+_NAMES_SHOWN = 20
+"""Field names listed in a message."""
+
+_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
+"""JSON can spell what no encoding can write, and so no tokenizer can read."""
+
+
+def read_jsonl(path: Path, label: str, options: ReadOptions) -> Iterator[str]:
+    """The text of each line of JSON; blank lines are passed over.
+
+    Raises:
+        InputError: A line is not an object with a string in `options.text_field`; the message has its number.
+    """
+    for number, line in enumerate(_lines(read_text(path, label, options)), start=1):
+        if not line or line.isspace():
+            continue
+        where = f"{label}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from None
+        except RecursionError:
+            raise InputError(f"{where}: JSON nested too deeply to be read") from None
+        except ValueError as error:  # a number of thousands of digits
+            raise InputError(f"{where}: not usable JSON: {_first_line(error)}") from None
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{where}: {_type_name(record)}, not an object with a field {options.text_field!r}"
+            )
+        require_field(options.text_field, record, where)
+        yield usable_text(record[options.text_field], label, f"line {number}", options)
+
+
+def read_parquet(path: Path, label: str, options: ReadOptions) -> Iterator[str]:
+    """The text of each row, streamed by batches; `.parquet.gz` and `.parquet.zst` are unpacked to disk first.
+
+    Raises:
+        InputError: The file is damaged, or a row has no string in the column `options.text_field`.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("reading .parquet", "pyarrow", "data") from error
+
+    try:
+        with tempfile.TemporaryFile() if path.suffix.lower() != ".parquet" else open(path, "rb") as file:
+            if path.suffix.lower() != ".parquet":
+                file.writelines(read_bytes(path, label))
+            table = pyarrow.parquet.ParquetFile(file)
+            require_field(options.text_field, table.schema_arrow.names, label)
+            number = 0
+            for batch in table.iter_batches(_ROWS_AT_A_TIME, columns=[options.text_field]):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    yield usable_text(value, label, f"row {number}", options)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{label}: cannot be read as parquet: {_first_line(error)}") from error
+
+
+def read_hub(name: str, options: ReadOptions) -> Iterator[str]:
+    """The text of each example of a dataset on the Hugging Face hub, streamed.
+
+    Args:
+        name: `NAME`, `NAME:SPLIT` or `NAME:CONFIG:SPLIT`; the split is `train` where none is given.
+        options: Of which `text_field`, `encoding_errors` and `notes` are used.
+
+    Raises:
+        InputError: There is no such dataset or field, or the hub cannot be reached.
+        MissingExtraError: datasets is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(f"reading hf:{name}", "datasets", "data") from error
+
+    label = f"hf:{name}"
+    repository, *rest = name.split(":")
+    split = rest.pop() if rest else "train"
+    if not repository or not split or len(rest) > 1:
+        raise InputError(f"{label}: not a dataset; write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT")
+    try:
+        examples = datasets.load_dataset(repository, *rest, split=split, streaming=True)
+        for number, example in enumerate(examples, start=1):
+            require_field(options.text_field, example, f"{label}, record {number}")
+            yield usable_text(example[options.text_field], label, f"record {number}", options)
+    except ElmanError:
+        raise
+    except Exception as error:  # datasets raises whatever its transport, its scripts and its formats raise
+        raise InputError(
+            f"{label}: {_first_line(error)}; check the name, or, if the hub cannot be reached from here, "
+            "download the data as .jsonl or .parquet and give its path"
+        ) from error
+
+
+def usable_text(value: object, label: str, place: str, options: ReadOptions) -> str:
+    """`value` as text that can be encoded, with LF as the only end of line.
+
+    Args:
+        value: What a record holds in its field of text.
+        label: What messages call the source.
+        place: The record in it, such as `line 3`.
+        options: Of which `text_field`, `encoding_errors` and `notes` are used.
+
+    Raises:
+        InputError: It is not a string, or holds half of a surrogate pair and `encoding_errors` is strict.
+    """
+    if not isinstance(value, str):
+        raise InputError(
+            f"{label}, {place}: the field {options.text_field!r} is {_type_name(value)}, not a string; "
+            "name another with --text-field, or leave such records out"
+        )
+    if half := _HALF_OF_A_PAIR.search(value):
+        if options.encoding_errors == "strict":
+            raise InputError(
+                f"{label}, {place}: character {half.start()} is half of a surrogate pair; "
+                "read such characters as U+FFFD with --encoding-errors replace"
+            )
+        options.note(f"{label}: halves of surrogate pairs replaced by U+FFFD")
+        value = _HALF_OF_A_PAIR.sub("\ufffd", value)
+    if "\r" in value:
+        options.note(f"{label}: CR and CRLF read as LF")
+        value = value.replace("\r\n", "\n").replace("\r", "\n")
+    return value
+
+
+def require_field(name: str, fields: Iterable[str], where: str) -> None:
+    """Raise InputError, with the names there are and the nearest of them, unless `name` is among `fields`."""
+    present = list(fields)
+    if name not in present:
+        shown = ", ".join(present[:_NAMES_SHOWN]) + (", ..." if len(present) > _NAMES_SHOWN else "")
+        raise InputError(
+            f"{where}: no field {name!r}{suggestion(name, present)}; "
+            f"name the field that holds the text with --text-field; there are: {shown or 'none'}"
+        )
+
+
+def _lines(blocks: Iterable[str]) -> Iterator[str]:
+    parts: list[str] = []  # of a line that spans blocks; joined once, as a line may be very long
+    for block in blocks:
+        head, *rest = block.split("\n")
+        parts.append(head)
+        for line in rest:
+            yield "".join(parts)
+            parts = [line]
+    yield "".join(parts)
+
+
+def _type_name(value: object) -> str:
+    names = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,153 @@
+"""Tokens of many documents, end to end, in memory or on disk.
+
+    tokens   t_1 ... t_n </s>  t_1 ... t_m </s>  ...        one run of targets, every one scored exactly once
+    starts   0                 n + 1             ...        where each document begins, and the total
+
+The context of a target is the token before it, and of a document's first target the start token, so neither
+start tokens nor contexts are stored. Counts of what the text itself held travel with each document.
+
+Axes: N tokens, D documents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.errors import InputError
+
+COUNTS = ("characters", "bytes", "words")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStore:
+    """Framed tokens of D documents; the arrays may be memory-mapped."""
+
+    tokens: NDArray[np.unsignedinteger]
+    """[N], each document's tokens and then the end token."""
+    starts: NDArray[np.int64]
+    """[D + 1], offsets into `tokens`."""
+    characters: NDArray[np.int64]
+    """[D], characters of the text (after decoding, before any normalising)."""
+    bytes: NDArray[np.int64]
+    """[D], bytes of the same in UTF-8."""
+    words: NDArray[np.int64]
+    """[D], its runs of non-blank characters."""
+    hashes: NDArray[np.uint64]
+    """[D], a hash of the text, for finding equal documents; empty where documents were cut."""
+    start_id: int
+    """The context of each document's first token."""
+
+    def __len__(self) -> int:
+        """N, end tokens included."""
+        return len(self.tokens)
+
+    @property
+    def documents(self) -> int:
+        """D."""
+        return len(self.starts) - 1
+
+    def document(self, index: int) -> NDArray[np.unsignedinteger]:
+        """Targets of one document, the end token last."""
+        return self.tokens[self.starts[index] : self.starts[index + 1]]
+
+    def first_documents(self, tokens: int) -> "TokenStore":
+        """As many whole documents from the front as hold at least `tokens` targets."""
+        count = min(self.documents, int(np.searchsorted(self.starts, tokens)))
+        return TokenStore(
+            self.tokens[: self.starts[count]],
+            self.starts[: count + 1],
+            *(getattr(self, name)[:count] for name in COUNTS),
+            hashes=self.hashes[:count],
+            start_id=self.start_id,
+        )
+
+
+class StoreWriter:
+    """Writes one token store into a folder, document by document, in memory that grows only with D."""
+
+    def __init__(
+        self, folder: Path, name: str, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], end_id: int
+    ) -> None:
+        self._folder, self._name, self._dtype = folder, name, dtype
+        self._end = np.array([end_id], dtype=dtype)
+        self._file = (folder / f"{name}.tokens").open("wb")
+        self._written = 0
+        self._index: dict[str, list[int]] = {key: [] for key in ("starts", *COUNTS)}
+
+    def begin(self) -> None:
+        """Begin a document, ending the one before it."""
+        self._end_document()
+        self._index["starts"].append(self._written)
+        for key in COUNTS:
+            self._index[key].append(0)
+
+    def add(self, ids: NDArray[np.unsignedinteger], characters: int, size: int, words: int) -> None:
+        """Add tokens to the current document, with the counts of their text."""
+        self._write(ids)
+        for key, count in zip(COUNTS, (characters, size, words), strict=True):
+            self._index[key][-1] += count
+
+    def close(self, hashes: NDArray[np.uint64]) -> None:
+        """Finish the last document and write the index."""
+        self._end_document()
+        self._index["starts"].append(self._written)
+        self._file.close()
+        for key, values in self._index.items():
+            np.save(self._folder / f"{self._name}.{key}.npy", np.array(values, dtype=np.int64))
+        np.save(self._folder / f"{self._name}.hashes.npy", hashes)
+
+    def _end_document(self) -> None:
+        if self._index["starts"]:
+            self._write(self._end)
+
+    def _write(self, ids: NDArray[np.unsignedinteger]) -> None:
+        ids.astype(self._dtype, copy=False).tofile(self._file)
+        self._written += len(ids)
+
+
+def open_store(
+    folder: Path, name: str, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], start_id: int
+) -> TokenStore:
+    """A store that `StoreWriter` wrote, memory-mapped.
+
+    Raises:
+        InputError: The index and the tokens disagree in length.
+    """
+
+    def column(key: str) -> NDArray[np.int64]:
+        return np.load(folder / f"{name}.{key}.npy", mmap_mode="r")
+
+    path = folder / f"{name}.tokens"
+    starts = column("starts")
+    if path.stat().st_size != starts[-1] * dtype.itemsize:
+        raise InputError(
+            f"{path}: {path.stat().st_size:,} bytes, {starts[-1] * dtype.itemsize:,} expected; remove {folder}"
+        )
+    tokens = np.memmap(path, dtype=dtype, mode="r") if starts[-1] else np.empty(0, dtype)
+    return TokenStore(
+        tokens,
+        starts,
+        *(column(key) for key in COUNTS),
+        hashes=np.load(folder / f"{name}.hashes.npy"),
+        start_id=start_id,
+    )
+
+
+def store_from_ids(
+    documents: Iterator[list[int]] | list[list[int]], *, start_id: int, end_id: int
+) -> TokenStore:
+    """A store in memory from token ids, one list a document; each token counts as one character and byte."""
+    framed = [[*ids, end_id] for ids in documents]
+    lengths = np.array([len(ids) for ids in framed], dtype=np.int64)
+    return TokenStore(
+        np.array([i for ids in framed for i in ids], dtype=np.uint32),
+        np.concatenate([[0], lengths.cumsum()]).astype(np.int64),
+        lengths - 1,
+        lengths - 1,
+        lengths - 1,
+        hashes=np.array([hash(tuple(ids)) & (2**64 - 1) for ids in framed], dtype=np.uint64),
+        start_id=start_id,
+    )

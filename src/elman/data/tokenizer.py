@@ -1,0 +1,259 @@
+"""Text to token ids and back: byte, character, word and BPE vocabularies trained here, and pretrained ones.
+
+Every tokenizer is one `tokenizer.json` of the `tokenizers` library, and everything that shapes the ids is in
+it, digit masking included, so training, scoring and generation agree. Three tokens frame documents and
+batches: a start token (context of a document's first token), an end token (its last target) and a padding
+token, which never stands for text. A pretrained vocabulary that lacks one of them is given it. Text that
+spells a special token, "</s>" say, is text.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as TokenizerFile
+from tokenizers.decoders import DecodeStream
+
+from elman.config import suggestion
+from elman.errors import TokenizerError
+
+Kind = Literal["byte", "char", "word", "bpe"]
+
+PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+
+START_NAMES = (START, "<|startoftext|>", "<|begin_of_text|>", "<bos>", "[BOS]", "[CLS]")
+END_NAMES = (END, "<|endoftext|>", "<|end_of_text|>", "<eos>", "[EOS]", "[SEP]")
+PAD_NAMES = (PAD, "[PAD]", "<|pad|>", "<|padding|>", "<|endoftext|>")
+"""Names that pretrained vocabularies use, in order of preference; the three roles never share a token."""
+
+SPLITTERS = {"char": r"[\s\S]", "word": r"\n|\S+"}
+"""What one entry of the vocabulary is. Words keep line ends and drop other white space."""
+
+CUT_PROBE = "def f(x):\n    return 3.14  # it's\n\n\n    é … 12 345\t\n  </s> end\n"
+"""Text with the places where long documents are cut: before white space that follows a character."""
+
+
+class Tokenizer:
+    """A vocabulary with its rules, and the three framing tokens."""
+
+    def __init__(self, file: TokenizerFile) -> None:
+        file.no_truncation()
+        file.no_padding()
+        self._file = file
+        vocabulary = file.get_vocab(with_added_tokens=True)
+        taken: list[str] = []
+        for names in (START_NAMES, END_NAMES, PAD_NAMES):
+            present = [name for name in names if name in vocabulary and name not in taken]
+            taken.append(present[0] if present else names[0])
+        file.add_special_tokens([name for name in taken if name not in vocabulary])
+        file.encode_special_tokens = True
+        self.start_id, self.end_id, self.pad_id = (self._id(name) for name in taken)
+        self.unknown_id: int | None = file.token_to_id(UNKNOWN)
+        self.vocab_size: int = file.get_vocab_size(with_added_tokens=True)
+
+    def _id(self, name: str) -> int:
+        found: int | None = self._file.token_to_id(name)
+        if found is None:
+            raise TokenizerError(f"the tokenizer refuses the special token {name!r}")
+        return found
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Every id that is not text: framing tokens and whatever else the file marks as special."""
+        added = self._file.get_added_tokens_decoder()
+        return frozenset(index for index, token in added.items() if token.special)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's content: two tokenizers with the same sum give the same ids."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @cached_property
+    def cuts_safely(self) -> bool:
+        """Whether cutting a text before white space that follows a character leaves its tokens the same."""
+        whole = self.encode(CUT_PROBE).tolist()
+        return all(
+            self.encode(CUT_PROBE[:at]).tolist() + self.encode(CUT_PROBE[at:]).tolist() == whole
+            for at in range(1, len(CUT_PROBE))
+            if CUT_PROBE[at].isspace() and not CUT_PROBE[at - 1].isspace()
+        )
+
+    @property
+    def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+        """The smallest unsigned type that holds every id."""
+        return np.dtype(np.uint16) if self.vocab_size <= 1 << 16 else np.dtype(np.uint32)
+
+    def encode(self, text: str) -> NDArray[np.unsignedinteger]:
+        """Ids of `text`, without framing."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+        """Ids of each text, without framing; all cores work on the batch."""
+        encodings = self._file.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Start token and ids of `text`, refusing what the vocabulary cannot say.
+
+        Raises:
+            TokenizerError: The text holds a character or a word outside the vocabulary.
+        """
+        encoding = self._file.encode(text, add_special_tokens=False)
+        for index, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            piece = text[begin:end]
+            if index == self.unknown_id and piece != UNKNOWN:
+                raise TokenizerError(
+                    f"prompt: {piece!r} at character {begin} is not in the vocabulary of {self.vocab_size:,};"
+                    f" leave it out, or write {UNKNOWN} for it"
+                )
+        return [self.start_id, *encoding.ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; special tokens have none."""
+        text: str = self._file.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text
+
+    def decoder(self) -> "TokenDecoder":
+        """Text as ids arrive, each character as soon as its bytes are complete."""
+        return TokenDecoder(self._file)
+
+    def token(self, index: int) -> str:
+        """How the vocabulary writes an entry."""
+        name: str | None = self._file.id_to_token(index)
+        return "" if name is None else name
+
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`."""
+        return json.dumps(json.loads(self._file.to_str()), ensure_ascii=False, sort_keys=True)
+
+
+class TokenDecoder:
+    """Turns ids into text one at a time, in constant memory."""
+
+    def __init__(self, file: TokenizerFile) -> None:
+        self._file = file
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def step(self, index: int) -> str:
+        """The text that `index` completes, often the token's own, sometimes none yet."""
+        return self._stream.step(self._file, index) or ""
+
+
+def load_tokenizer(name: str, *, mask_digits: bool = False) -> Tokenizer:
+    """A tokenizer from a `tokenizer.json`, a folder that holds one, or a name on the Hugging Face hub.
+
+    Raises:
+        TokenizerError: Nothing there, not a tokenizer, or no hub can be reached.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if path.exists():
+        try:
+            file = TokenizerFile.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception for every kind of damage
+            raise TokenizerError(f"{path}: not a tokenizer.json: {_first_line(error)}") from error
+    elif "/" in name and not name.endswith(".json"):
+        try:
+            file = TokenizerFile.from_pretrained(name)
+        except Exception as error:  # connection, absence and refusal come as a dozen unrelated types
+            raise TokenizerError(
+                f"tokenizer {name!r}: no such file, and the Hugging Face hub did not give it"
+                f" ({_first_line(error)}); download its tokenizer.json and pass --tokenizer PATH"
+            ) from error
+    else:
+        kinds = [*get_args(Kind), "auto"]
+        raise TokenizerError(
+            f"tokenizer {name!r}: no such file{suggestion(name, kinds)}; kinds trained here: {', '.join(kinds)}"
+        )
+    if mask_digits:
+        earlier = [] if file.normalizer is None else [file.normalizer]
+        file.normalizer = normalizers.Sequence([_digit_mask(), *earlier])
+    return Tokenizer(file)
+
+
+def train_tokenizer(
+    kind: Kind, texts: Iterable[str], *, vocab_size: int | None, mask_digits: bool = False
+) -> Tokenizer:
+    """A vocabulary for `texts`.
+
+    Args:
+        kind: "byte" (no training), "char", "word" (whole words and line ends) or "bpe" (byte-level).
+        texts: Pieces of the training text, each read once.
+        vocab_size: Most entries, special tokens included. None keeps every character or word that is seen
+            twice or more; BPE needs a number.
+        mask_digits: Read every digit as `#`.
+    """
+    if kind in ("byte", "bpe"):
+        file = TokenizerFile(models.BPE())
+        file.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bpe")
+        file.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        smallest = len(alphabet) + 3
+        if kind == "bpe" and (vocab_size is None or vocab_size < smallest):
+            raise TokenizerError(
+                f"vocab_size ({vocab_size}) must be at least {smallest} for bpe: 256 bytes and 3 special"
+            )
+        if mask_digits:
+            file.normalizer = _digit_mask()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size if kind == "bpe" else smallest,
+            initial_alphabet=alphabet,
+            special_tokens=[PAD, START, END],
+            show_progress=False,
+        )
+        file.train_from_iterator(texts if kind == "bpe" else [], trainer)
+        return Tokenizer(file)
+
+    splitter = pre_tokenizers.Split(Regex(SPLITTERS[kind]), behavior="removed", invert=True)
+    mask = _digit_mask()
+    counts: Counter[str] = Counter()
+    for text in texts:
+        text = mask.normalize_str(text) if mask_digits else text
+        counts.update(text if kind == "char" else _words(text))
+    entries = [entry for entry, count in counts.most_common() if count > 1 and entry != UNKNOWN]
+    if vocab_size is not None:
+        entries = entries[: max(0, vocab_size - 4)]
+    file = TokenizerFile(
+        models.WordLevel({entry: i for i, entry in enumerate([UNKNOWN, *entries])}, unk_token=UNKNOWN)
+    )
+    file.pre_tokenizer = splitter
+    if kind == "char":
+        file.decoder = decoders.Fuse()
+    if mask_digits:
+        file.normalizer = mask
+    file.add_special_tokens([PAD, START, END])
+    return Tokenizer(file)
+
+
+def suit_vocabulary(characters: int) -> tuple[Kind, int | None]:
+    """Kind and size of the vocabulary for a text: bytes below 20,000 characters, else BPE.
+
+    About one entry for a thousand characters, a power of two from 512 to 8,192: each entry is then seen
+    often enough to be learnt, and the output layer stays cheap.
+    """
+    if characters < 20_000:
+        return "byte", None
+    return "bpe", min(8192, max(512, 2 ** round(np.log2(characters / 1000))))
+
+
+def _words(text: str) -> Iterator[str]:
+    for i, line in enumerate(text.split("\n")):
+        if i:
+            yield "\n"
+        yield from line.split()
+
+
+def _digit_mask() -> normalizers.Normalizer:
+    return normalizers.Replace(Regex("[0-9]"), "#")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -1,0 +1,167 @@
+"""How well a model predicts a text: every target once, whole documents, sums before ratios.
+
+    nats = sum over all targets of -log P(target | everything before it in its document)
+
+A document of n tokens has n + 1 targets: its tokens, the first with the start token as context, and the end
+token. Documents share a batch but never a state, and nothing is cut, so neither the batch size nor the
+window changes a result. Sums are float64.
+
+    perplexity          exp(nats / targets)             of the vocabulary's tokens
+    word perplexity     exp(nats / words)
+    bits per character  nats / (log 2 * characters)
+    bits per byte       nats / (log 2 * bytes)          comparable between vocabularies
+"""
+
+import heapq
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elman.data.batches import window
+from elman.data.store import TokenStore
+from elman.models.base import LanguageModel, select_rows
+
+WINDOW = 256
+"""Targets scored in one call; bounds memory, changes no result."""
+
+StateRule = Literal["reset", "carry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Sums over scored targets. Scores of separate texts add; ratios are taken last."""
+
+    nats: float
+    targets: int
+    characters: int
+    bytes: int
+    words: int
+    documents: int
+    truncated: int = 0
+    """Documents of which anything was left out: none, always, and said so."""
+    unknown: int = 0
+    """Targets that are the vocabulary's class for everything outside it."""
+    state: StateRule = "reset"
+
+    def __add__(self, other: "Score") -> "Score":
+        """The score of both texts together."""
+        if self.state != other.state:
+            raise ValueError(f"cannot add a score with state {self.state!r} to one with {other.state!r}")
+        sums = {name: value + getattr(other, name) for name, value in asdict(self).items() if name != "state"}
+        return Score(**sums, state=self.state)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per target); inf where that overflows."""
+        return _exp(self.nats, self.targets)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nats per word of the text), whatever the vocabulary."""
+        return _exp(self.nats, self.words)
+
+    @property
+    def bits_per_character(self) -> float:
+        """Bits for each character of the text."""
+        return self.nats / (math.log(2) * self.characters) if self.characters else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits for each byte of the text in UTF-8."""
+        return self.nats / (math.log(2) * self.bytes) if self.bytes else math.nan
+
+    def as_dict(self) -> dict[str, Any]:
+        """Sums and ratios, as `elman eval --json` prints them."""
+        ratios = ("perplexity", "word_perplexity", "bits_per_character", "bits_per_byte")
+        return asdict(self) | {name: getattr(self, name) for name in ratios}
+
+
+def score_store(
+    model: LanguageModel,
+    store: TokenStore,
+    *,
+    pad_id: int,
+    unknown_id: int | None = None,
+    batch_size: int = 32,
+    state: StateRule = "reset",
+) -> Score:
+    """The score of every document of `store`.
+
+    Args:
+        model: Any model, in evaluation mode.
+        store: The text.
+        pad_id: A token for positions that do not count.
+        unknown_id: The class for everything outside the vocabulary, to be counted apart.
+        batch_size: Streams scored side by side.
+        state: "reset" gives each document a fresh state; "carry" hands the state on from document to
+            document in their order, as one stream.
+    """
+    nats = document_nats(model, store, pad_id=pad_id, batch_size=batch_size, state=state)
+    return Score(
+        nats=float(nats.sum()),
+        targets=len(store),
+        characters=int(store.characters.sum()),
+        bytes=int(store.bytes.sum()),
+        words=int(store.words.sum()),
+        documents=store.documents,
+        unknown=0 if unknown_id is None else int(np.count_nonzero(store.tokens == unknown_id)),
+        state=state,
+    )
+
+
+@torch.no_grad()
+def document_nats(
+    model: LanguageModel,
+    store: TokenStore,
+    *,
+    pad_id: int,
+    batch_size: int = 32,
+    state: StateRule = "reset",
+) -> NDArray[np.float64]:
+    """Nats of each document, [D]. Arguments as for `score_store`."""
+    lanes = _balance(np.diff(store.starts), batch_size if state == "reset" else 1, in_order=state == "carry")
+    order = np.concatenate(lanes)
+    offsets = np.concatenate([[0], np.diff(store.starts)[order].cumsum()])
+    bounds = offsets[np.concatenate([[0], np.cumsum([len(lane) for lane in lanes])])]
+    begin, end = bounds[:-1], bounds[1:]
+    carried = model.initial_state(len(lanes))
+    nats = np.zeros(store.documents)
+    while len(begin):
+        width = min(WINDOW, int((end - begin).max()))
+        batch = window(store, order, offsets, begin, end, width, pad_id)
+        reset = batch.reset.to(model.device) if state == "reset" else None
+        scored, carried = model.score(
+            batch.inputs.to(model.device), batch.targets.to(model.device), carried, reset
+        )
+        counted = batch.counted.numpy()
+        np.add.at(nats, batch.documents.numpy()[counted], scored.cpu().numpy()[counted].astype(np.float64))
+        begin = begin + width
+        if (begin >= end).any():  # a stream that has ended takes no further part
+            living = begin < end
+            carried = select_rows(carried, torch.from_numpy(living).to(model.device))
+            begin, end = begin[living], end[living]
+    return nats
+
+
+def _balance(lengths: NDArray[np.int64], lanes: int, *, in_order: bool) -> list[NDArray[np.int64]]:
+    """Deal documents to lanes of nearly equal length: the longest first, each to the shortest lane."""
+    if in_order:
+        return [np.arange(len(lengths))]
+    heap = [(0, lane) for lane in range(min(lanes, len(lengths)))]
+    dealt: list[list[int]] = [[] for _ in heap]
+    for document in np.argsort(-lengths, kind="stable"):
+        total, lane = heap[0]
+        dealt[lane].append(int(document))
+        heapq.heapreplace(heap, (total + int(lengths[document]), lane))
+    return [np.array(documents, dtype=np.int64) for documents in dealt]
+
+
+def _exp(nats: float, count: int) -> float:
+    try:
+        return math.exp(nats / count) if count else math.nan
+    except OverflowError:
+        return math.inf

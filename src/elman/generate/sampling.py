@@ -1,0 +1,204 @@
+"""From a model's log-probabilities to one token per row: filters, then a draw.
+
+In the order of application, with x the log-probabilities (or logits) of one row:
+
+    banned                x_v = -inf                                            ids that must never be drawn
+    repetition penalty    x_v = x_v / r if x_v > 0 else x_v * r, for seen v     Keskar et al. 2019
+    temperature           x_v = x_v / t; t = 0 stops here and takes the largest
+    top-k                 keep the k largest                                    Fan et al. 2018
+    top-p                 keep the fewest whose mass reaches p                  Holtzman et al. 2020
+    min-p                 keep p_v >= m * max p                                 Nguyen et al. 2024
+    draw                  the first v with p_1 + ... + p_v > u, u uniform in [0, 1)
+
+Each filter sees the survivors of the one before it, renormalised. Equal values are ranked by id, the lowest
+first, so a filter keeps the same tokens every time. The penalty looks at the sign, as the paper's plain
+division would favour a seen token whose logit is negative. It is not invariant to a shift of the logits; on
+log-probabilities, which are never positive, it has one meaning: p_v becomes p_v ** r before renormalising.
+
+All of it happens on the CPU in float64, and a draw takes one uniform: a float32 sum over a large vocabulary
+would lose the rare tokens, a parallel scan need not be monotone, and the same seed should mean the same text
+whatever the device.
+
+Axes: B batch, V vocabulary.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elman.errors import ConfigError, InputError, ModelError
+
+NUCLEUS_GUESS = 1024
+"""Tokens ranked first in search of a nucleus, which is nearly always among them: ranking all of a vocabulary
+of 32,000 takes about 14 times as long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a token is chosen; the defaults draw from the model's own distribution."""
+
+    temperature: float = 1.0
+    """Divides the log-probabilities: below 1 sharpens, above 1 flattens, 0 takes the most likely token."""
+    top_k: int | None = None
+    """Keep this many of the most likely tokens."""
+    top_p: float | None = None
+    """Keep the fewest most likely tokens that hold this share of the mass; 1 keeps all."""
+    min_p: float | None = None
+    """Keep the tokens at least this share as likely as the most likely one; 0 keeps all."""
+    repetition_penalty: float | None = None
+    """Raise the probability of tokens already seen to this power: above 1 makes them rarer, 1 is off."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature ({self.temperature}) must be a finite number, 0 or more")
+        if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
+            raise ConfigError(f"top_k ({self.top_k}) must be a whole number, at least 1; None keeps all")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p ({self.top_p}) must be above 0 and at most 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p ({self.min_p}) must be between 0 and 1")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < math.inf:
+            raise ConfigError(f"repetition_penalty ({self.repetition_penalty}) must be finite and above 0")
+
+
+def sample(
+    logits: Tensor,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    *,
+    seen: Tensor | None = None,
+    banned: Sequence[int] = (),
+) -> Tensor:
+    """One token per row. Temperature 0 is argmax, the lowest id winning a tie, and advances no generator.
+
+    Args:
+        logits: Float [B, V], log-probabilities or logits.
+        sampling: The filters.
+        generators: One CPU generator for each row; each gives one uniform.
+        seen: Bool [B, V], the tokens that the repetition penalty applies to; None is none of them.
+        banned: Ids that are never drawn.
+
+    Returns:
+        Int64 [B], on the CPU.
+
+    Raises:
+        InputError: A row has no token left.
+        ModelError: A row holds NaN or plus infinity.
+    """
+    probabilities = distribution(logits, sampling, seen=seen, banned=banned)
+    return probabilities.argmax(dim=-1) if sampling.temperature == 0 else draw(probabilities, generators)
+
+
+def distribution(
+    logits: Tensor, sampling: Sampling, *, seen: Tensor | None = None, banned: Sequence[int] = ()
+) -> Tensor:
+    """What `sample` draws from: float64 [B, V] probabilities on the CPU; arguments and errors as there."""
+    logits = ban(logits.cpu().double(), banned)
+    if sampling.repetition_penalty is not None and seen is not None:
+        logits = apply_repetition_penalty(logits, seen.cpu(), sampling.repetition_penalty)
+    _require_choice(logits)
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+    logits = apply_temperature(logits, sampling.temperature)
+    if sampling.top_k is not None:
+        logits = apply_top_k(logits, sampling.top_k)
+    if sampling.top_p is not None:
+        logits = apply_top_p(logits, sampling.top_p)
+    if sampling.min_p is not None:
+        logits = apply_min_p(logits, sampling.min_p)
+    return logits.softmax(dim=-1)
+
+
+def ban(logits: Tensor, ids: Sequence[int]) -> Tensor:
+    """`logits` [B, V] with minus infinity at `ids`."""
+    return logits.index_fill(-1, torch.tensor(ids, dtype=torch.int64, device=logits.device), -math.inf)
+
+
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """`logits` [B, V] with those that `seen` [B, V] marks made less likely by `penalty` above 1."""
+    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return torch.where(seen, penalised, logits)
+
+
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """`logits` [B, V] below their maximum, divided by a positive `temperature`; any such float is safe."""
+    # The largest is exactly 0 before the division, so a tiny temperature sends the others to -inf and nothing
+    # to +inf; the limits keep 0 / t and -inf / t from becoming NaN where t or 1 / t would not be a number.
+    tiny = torch.finfo(logits.dtype).tiny
+    return (logits - logits.amax(dim=-1, keepdim=True)) / min(max(temperature, tiny), 1 / tiny)
+
+
+def apply_top_k(logits: Tensor, k: int) -> Tensor:
+    """`logits` [B, V] with all but the `k` largest at minus infinity; a `k` beyond V keeps all."""
+    k = min(k, logits.shape[-1])
+    return _keep_largest(logits, logits.topk(k).values, torch.full_like(logits[:, :1], k, dtype=torch.int64))
+
+
+def apply_top_p(logits: Tensor, p: float) -> Tensor:
+    """`logits` [B, V] with all but the nucleus at minus infinity.
+
+    The nucleus is the smallest set of most likely tokens whose mass reaches `p`, the token that crosses it
+    included, so it is never empty; a `p` of 1 keeps all.
+    """
+    if p >= 1:
+        return logits  # a rounded sum may reach 1 before the last token does
+    total, vocab_size = logits.logsumexp(dim=-1, keepdim=True), logits.shape[-1]
+    for size in (min(NUCLEUS_GUESS, vocab_size), vocab_size):
+        ranked = logits.topk(size).values
+        mass = (ranked - total).exp().cumsum(dim=-1)
+        if bool((mass[:, -1] >= p).all()):
+            break
+    short = (mass < p).sum(dim=-1, keepdim=True)  # tokens with which the mass is still short of p
+    return _keep_largest(logits, ranked, (short + 1).clamp(max=size))
+
+
+def apply_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """`logits` [B, V] with tokens less likely than `min_p` times the most likely one at minus infinity."""
+    probabilities = logits.softmax(dim=-1)
+    unlikely = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(unlikely, -math.inf)
+
+
+def draw(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Int64 [B], one id per row of `probabilities` (float64 [B, V], on the CPU) by inverting its sum."""
+    uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=rng) for rng in generators])
+    cumulative = probabilities.cumsum(dim=-1)
+    # u < 1, so u * total < total in float64 too; the first sum *above* it belongs to a token with mass.
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
+
+
+def generator(seed: int, index: int) -> torch.Generator:
+    """The CPU generator of sample `index` under `seed`, whatever other samples there are.
+
+    torch's CPU generator reads 32 bits of its seed. They are h(seed) + index * c modulo 2 ** 32, with h four
+    bytes of SHA-256 and c odd (2 ** 32 over the golden ratio): samples of one seed never share a stream, and
+    seeds 1 and 2 have nothing in common.
+    """
+    start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+    return torch.Generator().manual_seed((start + index * 0x9E3779B9) % 2**32)
+
+
+def _keep_largest(logits: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
+    """Exactly the `count` [B, 1] largest; `ranked` [B, K] holds the K largest values in falling order."""
+    threshold = ranked.gather(-1, count - 1)
+    above, tied = logits > threshold, logits == threshold
+    room = count - above.sum(dim=-1, keepdim=True)
+    return logits.masked_fill(~(above | (tied & (tied.cumsum(dim=-1) <= room))), -math.inf)
+
+
+def _require_choice(logits: Tensor) -> None:
+    """Raise unless the largest of each row is a finite number; `amax` passes NaN on."""
+    for row, largest in enumerate(logits.amax(dim=-1).tolist()):
+        if largest == -math.inf:
+            raise InputError(
+                f"row {row}: no token is left to draw, all are banned or impossible; ban fewer ids"
+            )
+        if not math.isfinite(largest):
+            raise ModelError(
+                f"row {row}: the model's distribution holds {largest}; its weights may be damaged"
+            )

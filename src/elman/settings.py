@@ -1,0 +1,192 @@
+"""Where settings come from: preset, TOML file, environment, command line; the later ones win.
+
+    elman train --config my.toml --learning-rate 0.002 --optimizer.weight-decay 0.1
+
+A name that is no setting is an error that names the nearest one; a value is converted to its field's type.
+"""
+
+import dataclasses
+import math
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from elman.config import BUDGETS, PRESETS, SECTIONS, RunConfig, suggestion
+from elman.errors import ConfigError
+
+
+def resolve(
+    preset: str = "default",
+    toml: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> RunConfig:
+    """The settings of a run: the preset, then `toml`, then `environment`, then `overrides`.
+
+    Args:
+        preset: A name in PRESETS.
+        toml: A file with tables `[data]`, `[model]`, `[optimizer]` and `[training]`; it may name its `preset`.
+        environment: Variables `ELMAN_<FIELD>`; others are ignored.
+        overrides: Settings by dotted or bare name; strings are converted to the field's type.
+
+    Raises:
+        ConfigError: An unknown name (with the nearest known one), a wrong type or an impossible value.
+    """
+    layers: list[tuple[str, Mapping[str, object]]] = []
+    if toml is not None:
+        tables = _read_toml(toml)
+        preset = str(tables.pop("preset", preset))
+        layers.append((str(toml), _flatten(tables, str(toml))))
+    if environment:
+        known = {f"ELMAN_{name.upper()}": name for name in _fields_by_name()}
+        layers += [(key, {known[key]: value}) for key, value in environment.items() if key in known]
+    layers.append(("command line", overrides or {}))
+
+    if preset not in PRESETS:
+        raise ConfigError(
+            f"unknown preset {preset!r}{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
+        )
+    values = {name: dict(section) for name, section in to_dict(PRESETS[preset]).items() if name in SECTIONS}
+    budget_given = False
+    for where, layer in layers:
+        for name, value in layer.items():
+            section, name_of_field, annotation = _find(name, where)
+            if name_of_field in BUDGETS and not budget_given:
+                values["training"] |= dict.fromkeys(BUDGETS)  # a budget given replaces the preset's
+                budget_given = True
+            values[section][name_of_field] = _convert(value, annotation, f"{where}: {name_of_field}")
+    return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The settings as plain nested dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def to_toml(config: RunConfig) -> str:
+    """The settings as TOML; a setting that is None is left out, and reads back as None."""
+    tables = {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in to_dict(config).items()
+        if name in SECTIONS
+    }
+    return tomli_w.dumps({"preset": config.preset, **tables})
+
+
+def from_toml(path: Path) -> RunConfig:
+    """The settings that `to_toml` wrote: the file alone, no preset under it."""
+    tables = _read_toml(path)
+    preset = str(tables.pop("preset", "default"))
+    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    optional = {name: None for name, (_, annotation) in _fields_by_name().items() if _allows_none(annotation)}
+    for name, value in (optional | _flatten(tables, str(path))).items():
+        section, name_of_field, annotation = _find(name, str(path))
+        values[section][name_of_field] = _convert(value, annotation, f"{path}: {name_of_field}")
+    return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in `90`, `90s`, `1.5m` or `2h`."""
+    match = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*(s|m|min|h)?\s*", text)
+    try:
+        return (
+            float(match[1]) * {"m": 60.0, "min": 60.0, "h": 3600.0}.get(match[2], 1.0) if match else math.nan
+        )
+    except ValueError:
+        return math.nan
+
+
+def _fields_by_name() -> dict[str, tuple[str, Any]]:
+    """Every field: its section and its annotation."""
+    found: dict[str, tuple[str, Any]] = {}
+    for section, cls in SECTIONS.items():
+        found |= {name: (section, annotation) for name, annotation in typing.get_type_hints(cls).items()}
+    return found
+
+
+def _find(name: str, where: str) -> tuple[str, str, Any]:
+    """Section, field and annotation of a dotted or bare setting name."""
+    fields = _fields_by_name()
+    section, _, bare = name.replace("-", "_").rpartition(".")
+    if bare in fields and section in ("", fields[bare][0]):
+        return fields[bare][0], bare, fields[bare][1]
+    dotted = [f"{found[0]}.{key}" for key, found in fields.items()]
+    near = suggestion(f"{section}.{bare}", dotted) if section else suggestion(bare, fields)
+    raise ConfigError(f"{where}: unknown setting {name!r}{near}")
+
+
+def _flatten(tables: Mapping[str, object], where: str) -> dict[str, object]:
+    """`{"model": {"cell": ...}}` as `{"model.cell": ...}`."""
+    flat: dict[str, object] = {}
+    for name, table in tables.items():
+        if name not in SECTIONS:
+            known = [*SECTIONS, "preset"]
+            raise ConfigError(f"{where}: unknown table or key {name!r}{suggestion(name, known)}")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{where}: {name} must be a table, [{name}]")
+        flat |= {f"{name}.{key}": value for key, value in table.items()}
+    return flat
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the settings: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _allows_none(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def _convert(value: object, annotation: Any, where: str) -> object:
+    """`value`, which may be a string from the command line, as the type that a field wants."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        if value is None or value == "none":
+            return None
+        (annotation,) = [choice for choice in typing.get_args(annotation) if choice is not type(None)]
+    if typing.get_origin(annotation) is Literal:
+        choices = typing.get_args(annotation)
+        if value not in choices:
+            raise ConfigError(
+                f"{where}: {value!r} is not one of {', '.join(choices)}{suggestion(str(value), choices)}"
+            )
+        return value
+    if annotation is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in words:
+            return words[str(value).lower()]
+        raise ConfigError(f"{where}: {value!r} is neither true nor false")
+    if annotation is str and not isinstance(value, bool | Mapping | list):
+        return str(value)
+    if annotation in (int, float) and not isinstance(value, bool):
+        number = _number(value, where)
+        if annotation is float:
+            return number
+        if number == int(number):
+            return int(str(value)) if str(value).lstrip("+-").isdigit() else int(number)
+    raise ConfigError(
+        f"{where}: {value!r} is not a {'whole number' if annotation is int else annotation.__name__}"
+    )
+
+
+def _number(value: object, where: str) -> float:
+    """A finite number, from a number or a string; `where` ends in the name of the field."""
+    duration = parse_duration(str(value)) if where.endswith("max_time") else math.nan
+    try:
+        number = float(str(value)) if math.isnan(duration) else duration
+    except ValueError:
+        raise ConfigError(f"{where}: {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{where}: {value!r} is not a finite number")
+    return number

@@ -1,0 +1,220 @@
+"""A language model with its tokenizer: text in, text out. What `elman.load` returns.
+
+A model folder holds `config.json`, `model.safetensors`, `tokenizer.json` and `README.md`, and needs nothing
+else. A run folder is accepted wherever a model folder is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from elman.config import DataConfig, ModelConfig
+from elman.data.prepare import prepare_text
+from elman.data.tokenizer import Tokenizer, load_tokenizer
+from elman.errors import ConfigError, InputError, ModelError
+from elman.evaluate.score import Score, StateRule, score_store
+from elman.files import write_atomically
+from elman.generate.engine import Generation
+from elman.generate.sampling import Sampling
+from elman.models.build import build, build_empty
+from elman.models.recurrent import RecurrentLanguageModel
+from elman.models.store import find_model, read_settings, read_tensors, write_model
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One continuation of a prompt."""
+
+    text: str
+    """Without the prompt, and without the stop string that ended it."""
+    tokens: int
+    """Tokens drawn, the end token included."""
+    nats: float
+    """Minus the log-probability of those tokens under the model itself."""
+    finish_reason: Literal["end", "length", "stop"]
+    """The end token, `max_tokens`, or a stop string."""
+
+
+OnText = Callable[[int, str], None]
+"""Told the number of a sample and the text it has just gained."""
+
+
+class TextModel:
+    """A language model and the tokenizer it was trained with."""
+
+    def __init__(self, model: RecurrentLanguageModel, tokenizer: Tokenizer, config: ModelConfig) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.config = config
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_tokens: int = 200,
+        samples: int = 1,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        on_text: OnText | None = None,
+    ) -> list[Sample]:
+        """Continuations of `prompt`, drawn token by token in constant memory and time a token.
+
+        Args:
+            prompt: The text to continue; empty starts a document.
+            max_tokens: Tokens drawn for each sample at most.
+            samples: How many; each depends on `seed` and its number only.
+            seed: Same seed, same text.
+            stop: A sample ends before the first of these strings.
+            temperature: See `Sampling`, as for the four after it.
+            top_k: Keep the k most likely tokens.
+            top_p: Keep the fewest tokens that hold this share of the mass.
+            min_p: Keep the tokens at least this share as likely as the most likely.
+            repetition_penalty: Above 1 makes tokens that were seen less likely.
+            on_text: Called with every piece of text as it appears.
+
+        Raises:
+            TokenizerError: The prompt holds something outside the vocabulary.
+            ConfigError: A setting is out of range.
+        """
+        if any(not string for string in stop):
+            raise ConfigError("stop: an empty string would stop before the first token; leave it out")
+        sampling = Sampling(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
+        generation = Generation(
+            self.model,
+            [self.tokenizer.encode_prompt(prompt)],
+            sampling=sampling,
+            max_tokens=max_tokens,
+            samples=samples,
+            end_id=self.tokenizer.end_id,
+            banned=sorted(self.tokenizer.special_ids - {self.tokenizer.end_id}),
+            seed=seed,
+        )
+        writers = [_Writer(self.tokenizer, stop, on_text, row) for row in range(samples)]
+        for steps in generation:
+            for step in steps:
+                writer = writers[step.row]
+                writer.take(step.token, step.nats, step.finish_reason)
+                if writer.finish_reason == "stop":
+                    generation.stop(step.row)
+        return [writer.finish() for writer in writers]
+
+    def score(
+        self,
+        text: str | Path,
+        *,
+        documents: Literal["line", "paragraph", "file", "record"] | None = None,
+        batch_size: int = 32,
+        state: StateRule = "reset",
+        **data_settings: Any,
+    ) -> Score:
+        """The score of a corpus: a file, a folder, or anything else that `--help` of `elman eval` lists."""
+        data = DataConfig(corpus=str(text), documents=documents, **data_settings)
+        store = prepare_text(data, self.tokenizer)
+        return score_store(
+            self.model,
+            store,
+            pad_id=self.tokenizer.pad_id,
+            unknown_id=self.tokenizer.unknown_id,
+            batch_size=batch_size,
+            state=state,
+        )
+
+    def save(self, folder: Path, card: str) -> None:
+        """Write a self-contained model folder, with `card` as its README.md."""
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "model": asdict(self.config),
+            "vocab_size": self.tokenizer.vocab_size,
+            "pad_index": self.tokenizer.pad_id,
+            "tokenizer_sha256": self.tokenizer.sha256,
+        }
+        write_atomically(folder / "tokenizer.json", self.tokenizer.to_json())
+        write_atomically(folder / "README.md", card)
+        write_model(folder, settings, _saved_tensors(self.model))
+
+
+def load(path: str | Path, *, device: str = "cpu") -> TextModel:
+    """The model in a model folder or a run folder.
+
+    Raises:
+        ModelError: A file is missing, damaged, or does not fit the others.
+    """
+    folder = find_model(Path(path).expanduser())
+    settings = read_settings(folder)
+    try:
+        tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
+    except InputError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    if tokenizer.vocab_size != settings.get("vocab_size") or tokenizer.sha256 != settings.get(
+        "tokenizer_sha256"
+    ):
+        raise ModelError(
+            f"{folder}: tokenizer.json (vocabulary {tokenizer.vocab_size:,}) is not the one that the model was"
+            f" trained with (vocabulary {settings.get('vocab_size')}); restore the original file"
+        )
+    try:
+        config = ModelConfig(**settings["model"])
+        empty = build_empty(config, tokenizer.vocab_size, settings["pad_index"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from error
+    tensors = read_tensors(folder, _saved_tensors(empty))
+    model = build(config, tokenizer.vocab_size, settings["pad_index"])
+    model.load_state_dict(tensors, strict=False)
+    return TextModel(model.to(device), tokenizer, config)
+
+
+def _saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters, a tied matrix under its first name only."""
+    return dict(model.named_parameters())
+
+
+class _Writer:
+    """Collects the text of one sample and notices stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], on_text: OnText | None, row: int) -> None:
+        self._decoder = tokenizer.decoder()
+        self._end_id = tokenizer.end_id
+        self._stop, self._on_text, self._row = stop, on_text, row
+        self._text, self._told = "", 0
+        self._tokens, self._nats = 0, 0.0
+        self.finish_reason: Literal["end", "length", "stop"] = "length"
+
+    def take(self, token: int, nats: float, finish_reason: Literal["end", "length"] | None) -> None:
+        self._tokens += 1
+        self._nats += nats
+        self.finish_reason = finish_reason or self.finish_reason
+        if token == self._end_id:
+            return
+        before = len(self._text)
+        self._text += self._decoder.step(token)
+        longest = max((len(string) for string in self._stop), default=1)
+        found = [
+            at for string in self._stop if (at := self._text.find(string, max(0, before - longest + 1))) >= 0
+        ]
+        if found:
+            self._text, self.finish_reason = self._text[: min(found)], "stop"
+        else:
+            self._tell(len(self._text) - longest + 1)  # what may be the beginning of a stop string waits
+
+    def finish(self) -> Sample:
+        self._tell(len(self._text))
+        return Sample(self._text, self._tokens, self._nats, self.finish_reason)
+
+    def _tell(self, until: int) -> None:
+        if self._on_text is not None and until > self._told:
+            self._on_text(self._row, self._text[self._told : until])
+            self._told = until

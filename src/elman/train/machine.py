@@ -1,0 +1,98 @@
+"""What a run computes on, chosen once, printed and recorded: device, precision, threads."""
+
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from elman import chapter
+from elman.config import TrainingConfig
+from elman.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The choices."""
+
+    device: torch.device
+    product_dtype: torch.dtype
+    """Arithmetic of the output layer's products in training."""
+    threads: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        precision = str(self.product_dtype).removeprefix("torch.")
+        return f"{self.device} ({self.threads} threads), {precision} output products"
+
+
+def choose_machine(config: TrainingConfig) -> Machine:
+    """Resolve `auto` and refuse what is not there.
+
+    Raises:
+        ConfigError: The device asked for is missing.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if config.device == "auto":
+        device = torch.device(next(name for name, here in available.items() if here))
+    else:
+        device = torch.device(config.device)
+        if not available[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
+            usable = ", ".join(name for name, here in available.items() if here)
+            raise ConfigError(f"device {config.device!r} is not available here; usable: {usable}")
+    if config.precision == "auto":
+        product_dtype = torch.bfloat16 if bfloat16_pays(device) else torch.float32
+    else:
+        product_dtype = getattr(torch, config.precision)
+    return Machine(device, product_dtype, torch.get_num_threads())
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether products in bfloat16 are clearly faster than in float32 here, by trying.
+
+    Processors with instructions for it are two to three times as fast, the others many times slower, so the
+    answer does not hang on a noisy measurement.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        left, right = (
+            torch.ones(256, 256, dtype=dtype, device=device),
+            torch.ones(256, 2048, dtype=dtype, device=device),
+        )
+        times = []
+        for _ in range(6):
+            started = time.perf_counter()
+            (left @ right)[0, 0].item()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    return seconds(torch.bfloat16) * 1.5 < seconds(torch.float32)
+
+
+def set_up(config: TrainingConfig) -> None:
+    """Seeds and process-wide settings of torch for a run."""
+    if config.deterministic:
+        chapter.set_seed(config.seed)
+    else:
+        torch.manual_seed(config.seed)
+    torch.set_flush_denormal(True)  # denormals slow tanh networks many times over
+
+
+def describe_environment(machine: Machine) -> dict[str, Any]:
+    """What `environment.json` records: versions, machine and choices, no names of people or hosts."""
+    import numpy
+    import safetensors
+    import tokenizers
+
+    packages = {module.__name__: module.__version__ for module in (torch, numpy, tokenizers, safetensors)}
+    chosen = asdict(machine) | {"device": str(machine.device), "product_dtype": str(machine.product_dtype)}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": packages,
+        **chosen,
+    }

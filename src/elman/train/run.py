@@ -1,0 +1,397 @@
+"""One training with its folder, from settings to report.
+
+runs/<name>/
+    config.toml         every setting, resolved
+    environment.json    versions, machine, what was chosen
+    metrics.jsonl       a record every few steps and every validation
+    report.html         curves, samples, table; self-contained
+    model/              the best model so far: all that `elman eval` and `elman generate` need
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+
+from elman.config import RunConfig
+from elman.data.batches import DocumentLoader, StreamLoader
+from elman.data.prepare import Prepared, prepare
+from elman.data.store import TokenStore
+from elman.errors import InputError
+from elman.evaluate.score import Score, score_store
+from elman.files import make_folder, write_atomically
+from elman.models.build import build, count_parameters, require_memory
+from elman.settings import to_toml
+from elman.text_model import Sample, TextModel
+from elman.train.budget import Budget
+from elman.train.card import model_card
+from elman.train.loop import StepResult, train
+from elman.train.machine import Machine, choose_machine, describe_environment, set_up
+from elman.train.metrics import MetricsLog, Progress, TensorBoardLog, read_metrics
+from elman.train.optimizer import make_optimizer
+from elman.train.report import Report, render_report
+
+RECORD_SECONDS = 0.5
+"""Training records in metrics.jsonl are at least this far apart."""
+
+SAMPLES = 3
+SAMPLE_TOKENS = 120
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a finished run reports."""
+
+    run: Path
+    model: Path
+    preset: str
+    steps: int
+    tokens: int
+    """Targets trained on, padding not counted."""
+    seconds: float
+    """Of training, validation not counted."""
+    parameters: int
+    valid: Score
+    samples: list[Sample]
+    interrupted: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `elman train --json` prints it."""
+        return {
+            "schema": "elman.train/1",
+            "run": str(self.run),
+            "model": str(self.model),
+            "preset": self.preset,
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
+            "parameters": self.parameters,
+            "valid": self.valid.as_dict(),
+            "interrupted": self.interrupted,
+        }
+
+
+def run_training(
+    config: RunConfig,
+    out: Path | None = None,
+    *,
+    command: str = "",
+    say: Say = lambda line: None,
+    quiet: bool = False,
+) -> RunResult:
+    """Train, validate, keep the best model, and write the run folder.
+
+    Args:
+        config: Every setting.
+        out: The run folder, which must not exist; None takes the first free `runs/<corpus>-<cell>-<n>`.
+        command: What the user typed, for the report.
+        say: Told, a line at a time, what was chosen and what happens.
+        quiet: No progress line.
+
+    Raises:
+        ElmanError: As the tree in `errors` says; a model that was kept before the error stays in the folder.
+    """
+    machine = choose_machine(config.training)
+    set_up(config.training)
+    folder = _make_run_folder(out, config)
+    try:
+        data = prepare(config.data, report=_reporter(say))
+        _say_what_was_prepared(say, data)
+        require_memory(config.model, data.tokenizer.vocab_size, _free_memory())
+        loader = _make_loader(config, data)
+    except BaseException:
+        folder.rmdir()  # nothing was written; let the same command be given again
+        raise
+    model = build(config.model, data.tokenizer.vocab_size, data.tokenizer.pad_id).to(machine.device)
+    model.product_dtype = machine.product_dtype
+    parameters = count_parameters(model)
+    say(
+        f"{config.model.cell} {config.model.num_layers} x {config.model.hidden_size}, {parameters:,} parameters"
+    )
+    say(f"on {machine.describe()}")
+    write_atomically(folder / "config.toml", to_toml(config))
+    environment = describe_environment(machine) | {"data": data.manifest}
+    write_atomically(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    text_model = TextModel(model, data.tokenizer, config.model)
+    optimizer = make_optimizer(model, config.optimizer)
+    with (
+        Interrupt(say) as interrupt,
+        Progress(quiet=quiet) as progress,
+        MetricsLog(folder / "metrics.jsonl") as log,
+    ):
+        sinks = [log, TensorBoardLog(folder / "tensorboard")] if config.training.tensorboard else [log]
+        budget = Budget(config.training, loader.steps_per_epoch)
+        watcher = Watcher(config, text_model, data.valid, budget, sinks, progress, folder, interrupt)
+        steps = train(model.train(), loader, optimizer, config.optimizer, budget, watcher)
+        seconds = budget.seconds
+        watcher.finish(steps)
+    model.load_state_dict(watcher.best_weights)
+    say("scoring the held-out text")
+    valid = _score(text_model, data.valid)
+    samples = text_model.generate(samples=SAMPLES, max_tokens=SAMPLE_TOKENS, seed=config.training.seed)
+    result = RunResult(
+        run=folder,
+        model=folder / "model",
+        preset=config.preset,
+        steps=steps,
+        tokens=watcher.tokens,
+        seconds=seconds,
+        parameters=parameters,
+        valid=valid,
+        samples=samples,
+        interrupted=interrupt.asked,
+    )
+    text_model.save(result.model, model_card(config, data.manifest, result.as_dict(), command))
+    write_atomically(folder / "report.html", _report(config, result, data, machine, command))
+    return result
+
+
+@dataclass
+class Watcher:
+    """Sees every step: records it, shows it, validates now and then, keeps the best weights."""
+
+    config: RunConfig
+    text_model: TextModel
+    valid: TokenStore
+    budget: Budget
+    sinks: Sequence[MetricsLog | TensorBoardLog]
+    progress: Progress
+    folder: Path
+    interrupt: "Interrupt"
+    tokens: int = 0
+    best: float = math.inf
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    _bits_per_byte: float | None = None
+    _validated_at: int = 0
+    _recorded: tuple[float, int] = (-math.inf, 0)
+
+    def __post_init__(self) -> None:
+        """Take the part of the held-out text that is scored on the way."""
+        self._some = self.valid.first_documents(self.config.training.valid_tokens)
+
+    def __call__(self, result: StepResult) -> bool:
+        """After every step; true when the user asked to stop."""
+        self.tokens += int(result.targets)
+        seconds = self.budget.seconds
+        since, tokens_then = self._recorded
+        if seconds - since >= RECORD_SECONDS or result.used >= 1:
+            self._record(result, seconds, (self.tokens - tokens_then) / (seconds - since))
+        due = math.floor(min(result.used, 1.0) * self.config.training.validations)
+        if due > self._validated_at and result.used < 1:
+            self._validated_at = due
+            self.validate(result.step)
+        return self.interrupt.asked
+
+    def finish(self, step: int) -> None:
+        """The validation at the end."""
+        self.validate(step)
+
+    def validate(self, step: int) -> None:
+        """Score held-out text; keep the weights, and the model on disk, if they are the best so far."""
+        with self.budget.paused():
+            model = self.text_model.model
+            score = _score(self.text_model, self._some)
+            model.train()
+            self._bits_per_byte = score.bits_per_byte
+            self._write(
+                step=step,
+                seconds=self.budget.seconds,
+                tokens=self.tokens,
+                valid_bits_per_byte=score.bits_per_byte,
+                valid_perplexity=score.perplexity,
+            )
+            if score.nats < self.best or not self.best_weights:
+                self.best = score.nats
+                self.best_weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
+                card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
+                self.text_model.save(self.folder / "model", card)
+                model.train()
+
+    def _record(self, result: StepResult, seconds: float, tokens_per_second: float) -> None:
+        self._recorded = (seconds, self.tokens)
+        numbers = {
+            "loss": float(result.loss),
+            "learning_rate": result.learning_rate,
+            "gradient_norm": float(result.gradient_norm),
+            "tokens_per_second": tokens_per_second,
+        }
+        self._write(step=result.step, seconds=seconds, tokens=self.tokens, **numbers)
+        left = seconds / result.used * (1 - result.used) if result.used else None
+        self.progress.update(
+            result.used, step=result.step, bits_per_byte=self._bits_per_byte, seconds_left=left, **numbers
+        )
+
+    def _write(self, **record: float) -> None:
+        for sink in self.sinks:
+            sink.write(record)
+
+
+class Interrupt:
+    """Ctrl-C once: finish the step, keep the model. Twice: stop at once."""
+
+    def __init__(self, say: Say) -> None:
+        self.asked = False
+        self._say = say
+
+    def __enter__(self) -> Self:
+        """Listen, if this is the main thread; elsewhere signals do not arrive."""
+        self._before = None
+        try:
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        except ValueError:
+            pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the signal as it was."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._say("interrupted: finishing the step and keeping the model (Ctrl-C again stops at once)")
+
+
+def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
+    if out is not None:
+        make_folder(out)
+        return out
+    corpus = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(config.data.corpus).stem) or "stdin"
+    number = 1
+    while True:
+        folder = Path("runs") / f"{corpus.strip('-') or 'stdin'}-{config.model.cell}-{number}"
+        if not folder.exists():
+            make_folder(folder)
+            return folder
+        number += 1
+
+
+def _make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLoader:
+    training, pad_id = config.training, data.tokenizer.pad_id
+    if training.batches == "documents":
+        return DocumentLoader(
+            data.train,
+            training.batch_size,
+            training.max_length,
+            pad_id=pad_id,
+            seed=training.seed,
+            shuffle=training.shuffle,
+            workers=training.workers,
+        )
+    if len(data.train) < 2 * training.batch_size:
+        raise InputError(
+            f"{config.data.corpus}: {len(data.train)} training tokens are too few for {training.batch_size} streams;"
+            f" give more text, or --batch-size {max(1, len(data.train) // 2)} at most"
+        )
+    return StreamLoader(
+        data.train,
+        training.batch_size,
+        training.bptt,
+        pad_id=pad_id,
+        seed=training.seed,
+        shuffle=training.shuffle,
+    )
+
+
+def _score(text_model: TextModel, store: TokenStore) -> Score:
+    tokenizer = text_model.tokenizer
+    return score_store(
+        text_model.model.eval(), store, pad_id=tokenizer.pad_id, unknown_id=tokenizer.unknown_id
+    )
+
+
+def _reporter(say: Say) -> Callable[[str, float], None]:
+    """Say each stage of preparation once, and every tenth of the long ones."""
+    said: set[tuple[str, int]] = set()
+
+    def report(what: str, share: float) -> None:
+        stage = (what, int(share * 10))
+        if stage not in said:
+            said.add(stage)
+            say(f"{what}{f' {share:.0%}' if share else ''}")
+
+    return report
+
+
+def _say_what_was_prepared(say: Say, data: Prepared) -> None:
+    manifest = data.manifest
+    for name in ("train", "valid"):
+        sizes = manifest[name]
+        say(
+            f"{name}: {sizes['targets']:,} tokens, {sizes['bytes']:,} bytes, {sizes['documents']:,} documents"
+        )
+    say(f"vocabulary: {manifest['vocab_size']:,}")
+    for note in manifest["notes"]:
+        say(f"note: {note}")
+    shared = manifest["valid_documents_also_in_train"]
+    if shared:
+        share = shared / manifest["valid"]["documents"]
+        say(f"warning: {shared:,} held-out documents ({share:.0%}) also stand in the training text")
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take."""
+    for line in _proc_lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 2**63 if sys.platform != "linux" else 2**34
+
+
+def _proc_lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machine, command: str) -> str:
+    values = result.as_dict()
+    summary = {
+        "Preset": config.preset,
+        "Corpus": config.data.corpus,
+        "Model": f"{config.model.cell}, {config.model.num_layers} x {config.model.hidden_size}",
+        "Parameters": f"{result.parameters:,}",
+        "Vocabulary": f"{data.tokenizer.vocab_size:,}",
+        "Steps": f"{result.steps:,}",
+        "Tokens": f"{result.tokens:,}",
+        "Training": f"{result.seconds:.0f} s, {values['tokens_per_second']:,.0f} tokens/s",
+        "Machine": machine.describe(),
+        "Finished": time.strftime("%Y-%m-%d %H:%M"),
+    }
+    return render_report(
+        Report(
+            title=result.run.name,
+            summary=summary,
+            scores={"held-out text": score_columns(result.valid)},
+            metrics=read_metrics(result.run / "metrics.jsonl"),
+            samples=[("", sample.text) for sample in result.samples],
+            settings=to_toml(config),
+            command=command,
+        )
+    )
+
+
+def score_columns(score: Score) -> dict[str, str]:
+    """A score as the cells of a table."""
+    return {
+        "bits per byte": f"{score.bits_per_byte:.3f}",
+        "bits per character": f"{score.bits_per_character:.3f}",
+        "perplexity": f"{score.perplexity:,.2f}",
+        "word perplexity": f"{score.word_perplexity:,.1f}",
+        "targets": f"{score.targets:,}",
+        "documents": f"{score.documents:,}",
+    }
