@@ -6,8 +6,9 @@ sections, so the field alone, `learning_rate`, names it too. `settings` says whe
 
 import difflib
 import math
+import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,14 +38,14 @@ def require_number(
     below: float | None = None,
     at_most: float | None = None,
 ) -> None:
-    bounds = [
-        (at_least, "at least", lambda limit: value >= limit),
-        (above, "above", lambda limit: value > limit),
-        (below, "below", lambda limit: value < limit),
-        (at_most, "at most", lambda limit: value <= limit),
+    rules: list[tuple[str, float | None, Callable[[float, float], bool]]] = [
+        ("at least", at_least, operator.ge),
+        ("above", above, operator.gt),
+        ("below", below, operator.lt),
+        ("at most", at_most, operator.le),
     ]
-    wanted = [(word, limit, holds(limit)) for limit, word, holds in bounds if limit is not None]
-    if not math.isfinite(value) or not all(holds for _, _, holds in wanted):
+    wanted = [(word, limit, holds) for word, limit, holds in rules if limit is not None]
+    if not math.isfinite(value) or not all(holds(value, limit) for _, limit, holds in wanted):
         rule = " and ".join(f"{word} {limit:g}" for word, limit, _ in wanted)
         raise ConfigError(f"{name} ({value}) must be {rule}")
 

@@ -236,7 +236,7 @@ def test_a_published_checksum_is_compared(server, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path):
     server.answer(GOOD)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ResourceError, match="file.*set ELMAN_CACHE"):
+    with pytest.raises(ResourceError, match=r"file.*set ELMAN_CACHE"):
         fetch(server, tmp_path / "file")
 
 

@@ -54,6 +54,7 @@ def test_docstrings_come_in_the_order_of_the_source():
 class A:
     """Class.
 
+    Second.
         Indented.
     """
     def method(self):
@@ -75,7 +76,7 @@ x = lambda: """Value."""
 '''
     assert list(docstrings_of_source(source)) == [
         "Module.",
-        "Class.\n\n    Indented.",
+        "Class.\n\nSecond.\n    Indented.",
         "Method.",
         "Inner.",
         "Conditional.",

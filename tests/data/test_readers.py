@@ -1,9 +1,10 @@
-"""Bytes to text: equal to Python's own text mode where that succeeds, and one clear line where it does not."""
+"""Bytes to text: what Python's own text mode reads, and one clear line where that reads nothing."""
 
 import gzip
 import io
 import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -37,50 +38,47 @@ def refused(read, content: bytes, name: str = "notes.txt", **settings) -> str:
     return message
 
 
-class TestAcrossBlocks:
-    """With blocks so small that characters and CRLF fall across two."""
+def in_small_blocks(path: Path, options: ReadOptions) -> str:
+    """The text of a file, read in blocks so small that characters and CRLF fall across two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "BLOCK_BYTES", 7)
+        return "".join(read_text(path, "notes.txt", options))
 
-    @pytest.fixture(autouse=True, scope="class")
-    def small_blocks(self):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(readers, "BLOCK_BYTES", 7)
-            yield
 
-    @given(st.text(st.sampled_from("a\r\n é€😀\x00\ufeff\ufffd"), max_size=40))
-    def test_text_is_what_text_mode_reads(self, tmp_path_factory, text):
-        path = tmp_path_factory.mktemp("read") / "notes.txt"
-        path.write_bytes(text.encode())
-        expected = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8-sig").read()
-        assert "".join(read_text(path, "notes.txt", ReadOptions(force_binary=True))) == expected
+@given(st.text(st.sampled_from("a\r\n é€😀\x00\ufeff\ufffd"), max_size=40))
+def test_text_is_what_text_mode_reads(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("read") / "notes.txt"
+    path.write_bytes(text.encode())
+    expected = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8-sig").read()
+    assert in_small_blocks(path, ReadOptions(force_binary=True)) == expected
 
-    @given(
-        st.lists(st.sampled_from([b"a", b"\xff", b"\xe2\x82", b"\xef\xbf\xbd", "€".encode()]), max_size=30)
+
+@given(st.lists(st.sampled_from([b"a", b"\xff", b"\xe2\x82", b"\xef\xbf\xbd", "€".encode()]), max_size=30))
+def test_replacing_is_what_python_replaces_and_is_counted(tmp_path_factory, parts):
+    content = b"".join(parts)
+    path = tmp_path_factory.mktemp("read") / "notes.txt"
+    path.write_bytes(content)
+    options = ReadOptions(encoding_errors="replace", force_binary=True)
+    text = in_small_blocks(path, options)
+    assert text == content.decode(errors="replace")
+    replaced = text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
+    assert options.notes == (
+        [f"notes.txt: {replaced} invalid bytes or sequences replaced by U+FFFD"] if replaced else []
     )
-    def test_replacing_is_what_python_replaces_and_is_counted(self, tmp_path_factory, parts):
-        content = b"".join(parts)
-        path = tmp_path_factory.mktemp("read") / "notes.txt"
-        path.write_bytes(content)
-        options = ReadOptions(encoding_errors="replace", force_binary=True)
-        text = "".join(read_text(path, "notes.txt", options))
-        assert text == content.decode(errors="replace")
-        replaced = text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
-        assert options.notes == (
-            [f"notes.txt: {replaced} invalid bytes or sequences replaced by U+FFFD"] if replaced else []
-        )
 
-    @given(st.binary(max_size=40))
-    def test_the_offset_of_a_bad_byte_is_that_in_the_file(self, tmp_path_factory, content):
-        path = tmp_path_factory.mktemp("read") / "notes.txt"
-        path.write_bytes(content)
-        try:
-            content.decode()
-        except UnicodeDecodeError as error:
-            with pytest.raises(
-                InputError, match=rf"notes.txt: byte {error.start} .*--encoding-errors replace"
-            ):
-                "".join(read_text(path, "notes.txt", ReadOptions(force_binary=True)))
-        else:
-            assert "".join(read_text(path, "notes.txt", ReadOptions(force_binary=True)))[:1] != "\ufeff"
+
+@given(st.binary(max_size=40))
+def test_the_offset_of_a_bad_byte_is_that_in_the_file(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("read") / "notes.txt"
+    path.write_bytes(content)
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        with pytest.raises(InputError, match=rf"notes.txt: byte {error.start} .*--encoding-errors replace"):
+            in_small_blocks(path, ReadOptions(force_binary=True))
+    else:
+        expected = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
+        assert in_small_blocks(path, ReadOptions(force_binary=True)) == expected
 
 
 def test_a_byte_order_mark_counts_in_the_offset(read):

@@ -69,14 +69,18 @@ def by_line(fragments: Iterable[Fragment]) -> Iterator[Fragment]:
 
 
 def by_paragraph(fragments: Iterable[Fragment]) -> Iterator[Fragment]:
-    """Each run of lines that are not blank a document, without the white space after its last word."""
+    """Each run of lines that are not blank a document, without the white space after its last word.
+
+    What is held is the white space since the last word, no more.
+    """
     begins, held = True, ""
     for text, first in fragments:
         if first:
             begins, held = True, "\n\n"  # as if blank lines stood before, so that leading ones are no text
         text = held + text
         solid = text.rstrip()
-        held = text[len(solid) :]  # white space is kept back until it is known to stand inside a paragraph
+        # White space is kept back until it is known to stand inside a paragraph, many blank lines as one.
+        held = _BLANK_LINES.sub("\n\n", text[len(solid) :])
         for index, paragraph in enumerate(_BLANK_LINES.split(solid)):
             begins = begins or index > 0
             # rstrip, because a line before a gap may end in blanks; the last one has been stripped already
@@ -85,7 +89,8 @@ def by_paragraph(fragments: Iterable[Fragment]) -> Iterator[Fragment]:
                 begins = False
 
 
-_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+# Possessive: a million blank lines are no million places to come back to.
+_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*+\n)++")
 
 # Greedy, so each finds the last place of its kind before the end of the window. Python counts the separators
 # \x1c-\x1f as white space and Unicode does not; a cut stands where both agree.

@@ -10,8 +10,9 @@ Axes: N tokens, D documents.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +57,14 @@ class TokenStore:
     def first_documents(self, tokens: int) -> "TokenStore":
         """As many whole documents from the front as hold at least `tokens` targets."""
         count = min(self.documents, int(np.searchsorted(self.starts, tokens)))
-        return TokenStore(
-            self.tokens[: self.starts[count]],
-            self.starts[: count + 1],
-            *(getattr(self, name)[:count] for name in COUNTS),
+        return replace(
+            self,
+            tokens=self.tokens[: self.starts[count]],
+            starts=self.starts[: count + 1],
+            characters=self.characters[:count],
+            bytes=self.bytes[:count],
+            words=self.words[:count],
             hashes=self.hashes[:count],
-            start_id=self.start_id,
         )
 
 
@@ -72,7 +75,7 @@ class StoreWriter:
         self, folder: Path, name: str, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], end_id: int
     ) -> None:
         self._folder, self._name, self._dtype = folder, name, dtype
-        self._end = np.array([end_id], dtype=dtype)
+        self._end: NDArray[np.unsignedinteger] = np.array([end_id]).astype(dtype)
         self._file = (folder / f"{name}.tokens").open("wb")
         self._written = 0
         self._index: dict[str, list[int]] = {key: [] for key in ("starts", *COUNTS)}
@@ -117,21 +120,20 @@ def open_store(
         InputError: The index and the tokens disagree in length.
     """
 
-    def column(key: str) -> NDArray[np.int64]:
+    def column(key: str) -> Any:
         return np.load(folder / f"{name}.{key}.npy", mmap_mode="r")
 
-    path = folder / f"{name}.tokens"
-    starts = column("starts")
-    if path.stat().st_size != starts[-1] * dtype.itemsize:
-        raise InputError(
-            f"{path}: {path.stat().st_size:,} bytes, {starts[-1] * dtype.itemsize:,} expected; remove {folder}"
-        )
-    tokens = np.memmap(path, dtype=dtype, mode="r") if starts[-1] else np.empty(0, dtype)
+    path, starts = folder / f"{name}.tokens", column("starts")
+    found, expected = path.stat().st_size, int(starts[-1]) * dtype.itemsize
+    if found != expected:
+        raise InputError(f"{path}: {found:,} bytes, {expected:,} expected; remove {folder}")
     return TokenStore(
-        tokens,
-        starts,
-        *(column(key) for key in COUNTS),
-        hashes=np.load(folder / f"{name}.hashes.npy"),
+        tokens=np.memmap(path, dtype=dtype, mode="r") if expected else np.empty(0, dtype),
+        starts=starts,
+        characters=column("characters"),
+        bytes=column("bytes"),
+        words=column("words"),
+        hashes=column("hashes"),
         start_id=start_id,
     )
 
@@ -143,11 +145,11 @@ def store_from_ids(
     framed = [[*ids, end_id] for ids in documents]
     lengths = np.array([len(ids) for ids in framed], dtype=np.int64)
     return TokenStore(
-        np.array([i for ids in framed for i in ids], dtype=np.uint32),
-        np.concatenate([[0], lengths.cumsum()]).astype(np.int64),
-        lengths - 1,
-        lengths - 1,
-        lengths - 1,
+        tokens=np.array([i for ids in framed for i in ids], dtype=np.uint32),
+        starts=np.concatenate([[0], lengths.cumsum()]).astype(np.int64),
+        characters=lengths - 1,
+        bytes=lengths - 1,
+        words=lengths - 1,
         hashes=np.array([hash(tuple(ids)) & (2**64 - 1) for ids in framed], dtype=np.uint64),
         start_id=start_id,
     )

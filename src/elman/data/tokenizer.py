@@ -188,7 +188,7 @@ def train_tokenizer(
         kind: "byte" (no training), "char", "word" (whole words and line ends) or "bpe" (byte-level).
         texts: Pieces of the training text, each read once.
         vocab_size: Most entries, special tokens included. None keeps every character or word that is seen
-            twice or more; BPE needs a number.
+            twice or more, and gives BPE no merges.
         mask_digits: Read every digit as `#`.
     """
     if kind in ("byte", "bpe"):
@@ -197,14 +197,15 @@ def train_tokenizer(
         file.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         smallest = len(alphabet) + 3
-        if kind == "bpe" and (vocab_size is None or vocab_size < smallest):
+        size = smallest if kind == "byte" or vocab_size is None else vocab_size
+        if size < smallest:
             raise TokenizerError(
                 f"vocab_size ({vocab_size}) must be at least {smallest} for bpe: 256 bytes and 3 special"
             )
         if mask_digits:
             file.normalizer = _digit_mask()
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size if kind == "bpe" else smallest,
+            vocab_size=size,
             initial_alphabet=alphabet,
             special_tokens=[PAD, START, END],
             show_progress=False,

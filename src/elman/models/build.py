@@ -73,7 +73,7 @@ def require_memory(config: ModelConfig, vocab_size: int, available_bytes: int) -
     needed = TRAINING_BYTES * parameters
     if needed > available_bytes:
         raise ResourceError(
-            f"training {parameters:,} parameters takes about {needed / 2**30:,.1f} GiB and {available_bytes / 2**30:,.1f}"
-            f" GiB is free: reduce hidden_size ({config.hidden_size}), embedding_dim ({config.embedding_dim})"
-            f" or num_layers ({config.num_layers})"
+            f"training {parameters:,} parameters takes about {needed / 2**30:,.1f} GiB, and"
+            f" {available_bytes / 2**30:,.1f} GiB is free: reduce hidden_size ({config.hidden_size}),"
+            f" embedding_dim ({config.embedding_dim}) or num_layers ({config.num_layers})"
         )

@@ -36,7 +36,7 @@ def elman(
         [B, T, H] and [B, H], in the dtype of `pre_BTH`.
     """
     reset_TB1 = None if reset_BT is None else reset_BT.T.unsqueeze(-1)
-    h_TBH = _Elman.apply(pre_BTH.transpose(0, 1).contiguous(), weight_HH, h_BH, reset_TB1)
+    h_TBH = _Elman.apply(pre_BTH.transpose(0, 1).contiguous(), weight_HH, h_BH, reset_TB1)  # type: ignore[no-untyped-call]
     return h_TBH.transpose(0, 1), h_TBH[-1]
 
 

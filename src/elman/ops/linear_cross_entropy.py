@@ -55,7 +55,7 @@ def linear_cross_entropy(
     """
     if bias_V is None:
         bias_V = weight_VD.new_zeros(len(weight_VD))
-    nats: Tensor = _LinearCrossEntropy.apply(
+    nats: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden_ND, weight_VD, bias_V, targets_N, reduction == "none", product_dtype or hidden_ND.dtype
     )
     return nats / max(1, len(targets_N)) if reduction == "mean" else nats

@@ -41,7 +41,7 @@ def lstm(
         [B, T, H], [B, H] and [B, H], in the dtype of `pre_BTG`.
     """
     reset_TB1 = None if reset_BT is None else reset_BT.T.unsqueeze(-1)
-    h_TBH, c_BH = _LSTM.apply(pre_BTG.transpose(0, 1).contiguous(), weight_GH, h_BH, c_BH, reset_TB1)
+    h_TBH, c_BH = _LSTM.apply(pre_BTG.transpose(0, 1).contiguous(), weight_GH, h_BH, c_BH, reset_TB1)  # type: ignore[no-untyped-call]
     return h_TBH.transpose(0, 1), h_TBH[-1], c_BH
 
 

@@ -8,6 +8,7 @@ runs/<name>/
     model/              the best model so far: all that `elman eval` and `elman generate` need
 """
 
+import contextlib
 import json
 import math
 import signal
@@ -131,7 +132,9 @@ def run_training(
         Progress(quiet=quiet) as progress,
         MetricsLog(folder / "metrics.jsonl") as log,
     ):
-        sinks = [log, TensorBoardLog(folder / "tensorboard")] if config.training.tensorboard else [log]
+        sinks: list[MetricsLog | TensorBoardLog] = [log]
+        if config.training.tensorboard:
+            sinks.append(TensorBoardLog(folder / "tensorboard"))
         budget = Budget(config.training, loader.steps_per_epoch)
         watcher = Watcher(config, text_model, data.valid, budget, sinks, progress, folder, interrupt)
         steps = train(model.train(), loader, optimizer, config.optimizer, budget, watcher)
@@ -248,10 +251,8 @@ class Interrupt:
     def __enter__(self) -> Self:
         """Listen, if this is the main thread; elsewhere signals do not arrive."""
         self._before = None
-        try:
+        with contextlib.suppress(ValueError):
             self._before = signal.signal(signal.SIGINT, self._handle)
-        except ValueError:
-            pass
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,101 @@
+"""`elman doctor`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from elman.cli.render import print_json, print_table
+
+if TYPE_CHECKING:
+    from elman.evaluate.doctor import Check
+    from elman.text_model import TextModel
+
+
+def doctor_command(
+    model: Path | None = None, *, seed: int = 0, json: Annotated[bool, Parameter(negative="")] = False
+) -> int:
+    """Check the environment and, given MODEL, that its probabilities are sound. Exits 1 if a check fails.
+
+    Args:
+        model: A model folder or a run folder.
+        seed: Of the random token sequences that a model is tried on.
+        json: Print one JSON document (elman.doctor/1).
+    """
+    from elman.evaluate.doctor import check_model  # torch takes a second to import
+    from elman.text_model import load
+
+    checks = check_environment()
+    if model is not None:
+        text_model = load(model)
+        checks += [*check_model(text_model.model, seed=seed), *check_folder(text_model)]
+    if json:
+        rows = [
+            {"name": c.name, "pass": c.passed, "value": c.value, "limit": c.limit, "detail": c.detail}
+            for c in checks
+        ]
+        print_json({"schema": "elman.doctor/1", "checks": rows})
+    else:
+        print_table(
+            ["check", "", "value", "limit", "what"],
+            [
+                [c.name, "ok" if c.passed else "FAIL", f"{c.value:.3g}", f"{c.limit:.3g}", c.detail]
+                for c in checks
+            ],
+        )
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def check_environment() -> "list[Check]":
+    """What has to be there: a torch that learns correctly, memory, room in the cache."""
+    import torch
+
+    from elman import ops
+    from elman.data.download import cache_dir
+    from elman.evaluate.doctor import Check
+    from elman.ops import reference
+
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (37, 11))
+    targets = torch.randint(11, (37,), generator=generator)
+    fast = ops.linear_cross_entropy(hidden, weight, None, targets)
+    exact = reference.linear_cross_entropy(hidden, weight, None, targets)
+    existing = next(folder for folder in (cache_dir(), *cache_dir().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    return [
+        Check(
+            "arithmetic",
+            float((fast - exact).abs()),
+            1e-9,
+            f"loss against its definition, torch {torch.__version__}",
+        ),
+        Check("threads", float(torch.get_num_threads() < 1), 0, f"{torch.get_num_threads()} threads"),
+        Check("cache", float(free < 0.1), 0, f"{free:.1f} GiB free at {existing}"),
+    ]
+
+
+def check_folder(text_model: "TextModel") -> "list[Check]":
+    """Saving and loading is the identity; the padding row is zero; special tokens are apart."""
+    import torch
+
+    from elman.evaluate.doctor import Check
+    from elman.text_model import load
+
+    tokenizer, network = text_model.tokenizer, text_model.model
+    tokens = torch.arange(network.vocab_size)[None, :64]
+    with tempfile.TemporaryDirectory() as folder:
+        text_model.save(Path(folder) / "model", "")
+        again = load(Path(folder) / "model").model
+    before, _ = network.log_probs(tokens, network.initial_state(1))
+    after, _ = again.log_probs(tokens, again.initial_state(1))
+    row = network.embedding.weight[network.pad_index]
+    framing = {tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id}
+    return [
+        Check("save and load", float((before - after).abs().max()), 0, "change by saving and loading, nats"),
+        Check(
+            "padding row", float(row.detach().abs().max()), 0, "largest number in the padding token's vector"
+        ),
+        Check("framing tokens", float(len(framing) != 3), 0, "padding, start and end are three tokens"),
+    ]
