@@ -46,8 +46,7 @@ class LSTMCell(nn.Module):
 
     def initial_state(self, batch_size: int) -> LSTMState:
         """Zeros."""
-        zeros = self.bias.new_zeros(batch_size, self.hidden_size)
-        return LSTMState(zeros, zeros)
+        return LSTMState(*(self.bias.new_zeros(batch_size, self.hidden_size) for _ in LSTMState._fields))
 
     def forward(self, x: Tensor, state: LSTMState, reset: Tensor | None = None) -> tuple[Tensor, LSTMState]:
         """See `Cell`."""

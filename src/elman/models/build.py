@@ -12,7 +12,7 @@ from elman.cells.base import Cell
 from elman.cells.elman import ElmanCell
 from elman.cells.lstm import LSTMCell
 from elman.config import CellName, ModelConfig
-from elman.errors import ResourceError
+from elman.errors import ConfigError, ResourceError
 from elman.models.recurrent import RecurrentLanguageModel
 
 CELLS: dict[CellName, Callable[[int, int], Cell]] = {
@@ -31,7 +31,12 @@ def build(config: ModelConfig, vocab_size: int, pad_index: int) -> RecurrentLang
         config: The shape.
         vocab_size: V, special tokens included.
         pad_index: The padding token, whose vector is and stays zero.
+
+    Raises:
+        ConfigError: `pad_index` is not an entry of the vocabulary.
     """
+    if pad_index not in range(vocab_size):
+        raise ConfigError(f"pad_index ({pad_index}) must lie in the vocabulary, 0 to {vocab_size - 1}")
     widths = [config.embedding_dim] + [config.hidden_size] * (config.num_layers - 1)
     model = RecurrentLanguageModel(
         vocab_size,
@@ -53,9 +58,19 @@ def build(config: ModelConfig, vocab_size: int, pad_index: int) -> RecurrentLang
 
 
 def build_empty(config: ModelConfig, vocab_size: int, pad_index: int) -> RecurrentLanguageModel:
-    """The same model without memory for its weights: for counting, and for loading into."""
-    with torch.device("meta"):
-        return build(config, vocab_size, pad_index)
+    """The same model without memory for its weights: for counting, and for loading into.
+
+    Raises:
+        ConfigError: As for `build`; or a matrix would have more bytes than an address can count.
+    """
+    try:
+        with torch.device("meta"):
+            return build(config, vocab_size, pad_index)
+    except RuntimeError as error:  # memory is not asked for, so only a size can be at fault
+        raise ConfigError(
+            f"a matrix of this model has more bytes than memory can have: reduce hidden_size"
+            f" ({config.hidden_size}) or embedding_dim ({config.embedding_dim})"
+        ) from error
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -68,6 +83,7 @@ def require_memory(config: ModelConfig, vocab_size: int, available_bytes: int) -
 
     Raises:
         ResourceError: With the estimate, what there is, and the settings that decide.
+        ConfigError: As for `build_empty`.
     """
     parameters = count_parameters(build_empty(config, vocab_size, pad_index=0))
     needed = TRAINING_BYTES * parameters

@@ -41,8 +41,6 @@ class RecurrentLanguageModel(nn.Module):
         super().__init__()
         self.pad_index = pad_index
         self.dropout = dropout
-        self.product_dtype: torch.dtype | None = None
-        """Arithmetic of the output layer's products in training; None means that of the weights."""
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=pad_index)
         self.cells = nn.ModuleList(cells)  # type: ignore[arg-type]  # a Cell is a module; a Protocol cannot say so
         tied_through_matrix = tie_embeddings and hidden_size != embedding_dim
@@ -51,9 +49,13 @@ class RecurrentLanguageModel(nn.Module):
         self.head = nn.Linear(width, vocab_size)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
-        # A tied matrix also gets gradients through the softmax, where padding is a class like any other.
-        self.embedding.weight.register_post_accumulate_grad_hook(self._keep_padding_zero)
+        self._watch_padding()
         self.reset_parameters()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Watch the padding of a copy too: a copied parameter comes without its hooks."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._watch_padding()
 
     @property
     def vocab_size(self) -> int:
@@ -81,6 +83,10 @@ class RecurrentLanguageModel(nn.Module):
         """Make the vector of the padding token zero; training keeps it so."""
         with torch.no_grad():
             self.embedding.weight[self.pad_index].zero_()
+
+    def _watch_padding(self) -> None:
+        # A tied matrix also gets gradients through the softmax, where padding is a class like any other.
+        self.embedding.weight.register_post_accumulate_grad_hook(self._keep_padding_zero)
 
     def _keep_padding_zero(self, weight: Tensor) -> None:
         if weight.grad is not None:
@@ -136,9 +142,7 @@ class RecurrentLanguageModel(nn.Module):
         rows, wanted = (
             (x.flatten(0, 1), targets.flatten()) if counted is None else (x[counted], targets[counted])
         )
-        nats = ops.linear_cross_entropy(
-            rows, self.head.weight, self.head.bias, wanted, product_dtype=self.product_dtype
-        )
+        nats = ops.linear_cross_entropy(rows, self.head.weight, self.head.bias, wanted)
         return nats, state
 
     @torch.no_grad()

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elman.ops.precision import product_dtype, without_autocast
+
 # Axes: B batch, T time, H hidden width. Inside, time comes first, so that a step is one block of memory.
 
 
@@ -33,39 +35,52 @@ def elman(
         reset_BT: Bool [B, T]; true drops the state before that step.
 
     Returns:
-        [B, T, H] and [B, H], in the dtype of `pre_BTH`.
+        [B, T, H] and [B, H], in the dtype of `h_BH`.
     """
+    dtype = product_dtype(h_BH)
+    pre_TBH = pre_BTH.transpose(0, 1).to(h_BH.dtype).contiguous()
     reset_TB1 = None if reset_BT is None else reset_BT.T.unsqueeze(-1)
-    h_TBH = _Elman.apply(pre_BTH.transpose(0, 1).contiguous(), weight_HH, h_BH, reset_TB1)  # type: ignore[no-untyped-call]
-    return h_TBH.transpose(0, 1), h_TBH[-1]
+    with without_autocast(h_BH):
+        h_TBH = _Elman.apply(pre_TBH, weight_HH, h_BH, reset_TB1, dtype)  # type: ignore[no-untyped-call]
+    return h_TBH.transpose(0, 1), h_TBH[-1].clone()  # a state must not keep the whole sequence alive
 
 
 class _Elman(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, pre_TBH: Tensor, weight_HH: Tensor, h_BH: Tensor, reset_TB1: Tensor | None
+        ctx: Any,
+        pre_TBH: Tensor,
+        weight_HH: Tensor,
+        h_BH: Tensor,
+        reset_TB1: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
+        ctx.dtype = dtype
+        weight_low = weight_HH.to(dtype)
         h_TBH = torch.empty_like(pre_TBH)
         previous_BH = h_BH
         for t in range(len(pre_TBH)):
             if reset_TB1 is not None:
                 previous_BH = previous_BH.masked_fill(reset_TB1[t], 0.0)
-            previous_BH = torch.addmm(pre_TBH[t], previous_BH, weight_HH.T, out=h_TBH[t]).tanh_()
+            product_BH = torch.mm(previous_BH.to(dtype), weight_low.T)
+            previous_BH = torch.add(pre_TBH[t], product_BH, out=h_TBH[t]).tanh_()
         ctx.save_for_backward(h_TBH, weight_HH, h_BH, reset_TB1)
         return h_TBH
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         h_TBH, weight_HH, h_BH, reset_TB1 = ctx.saved_tensors
+        dtype, weight_low = ctx.dtype, weight_HH.to(ctx.dtype)
         d_TBH = 1 - h_TBH * h_TBH
         carry_BH = torch.zeros_like(h_BH)
         for t in reversed(range(len(d_TBH))):
             d_TBH[t].mul_(carry_BH.add_(grad_TBH[t]))
-            carry_BH = torch.mm(d_TBH[t], weight_HH)
+            carry_BH = torch.mm(d_TBH[t].to(dtype), weight_low).to(h_BH.dtype)
             if reset_TB1 is not None:
                 carry_BH.masked_fill_(reset_TB1[t], 0.0)
         previous_TBH = torch.cat([h_BH[None], h_TBH[:-1]])
         if reset_TB1 is not None:
             previous_TBH.masked_fill_(reset_TB1, 0.0)
-        return d_TBH, d_TBH.flatten(0, 1).T @ previous_TBH.flatten(0, 1), carry_BH, None
+        d_weight = d_TBH.flatten(0, 1).to(dtype).T @ previous_TBH.flatten(0, 1).to(dtype)
+        return d_TBH, d_weight.to(weight_HH.dtype), carry_BH, None, None

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elman.ops.precision import product_dtype, without_autocast
+
 # Axes: N rows, C rows of a chunk, D width, V vocabulary.
 
 CHUNK_ELEMENTS = 1 << 20
@@ -36,7 +38,6 @@ def linear_cross_entropy(
     targets_N: Tensor,
     *,
     reduction: Reduction = "sum",
-    product_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Nats of each target under softmax(W h + b), summed, averaged or one by one.
 
@@ -47,17 +48,17 @@ def linear_cross_entropy(
         targets_N: Int64 [N], each in 0..V-1.
         reduction: "sum" and "mean" compute their gradients in the forward pass; "none" recomputes the
             logits when gradients are asked for.
-        product_dtype: Arithmetic of the three products, torch.bfloat16 for instance; None keeps the dtype of
-            `hidden_ND`. Sums, exponentials and results are in the dtype of `hidden_ND` either way.
 
     Returns:
-        A scalar, or [N] for "none", in nats. The mean over no rows is zero.
+        A scalar, or [N] for "none", in nats and in the dtype of `weight_VD`. The mean over no rows is zero.
     """
     if bias_V is None:
         bias_V = weight_VD.new_zeros(len(weight_VD))
-    nats: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, targets_N, reduction == "none", product_dtype or hidden_ND.dtype
-    )
+    dtype = product_dtype(weight_VD)
+    with without_autocast(weight_VD):
+        nats: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_ND.to(weight_VD.dtype), weight_VD, bias_V, targets_N, reduction == "none", dtype
+        )
     return nats / max(1, len(targets_N)) if reduction == "mean" else nats
 
 

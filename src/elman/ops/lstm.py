@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elman.ops.precision import product_dtype, without_autocast
+
 # Axes: B batch, T time, H hidden width, G the four gates side by side (4 H). Inside, time comes first.
 
 
@@ -38,18 +40,29 @@ def lstm(
         reset_BT: Bool [B, T]; true drops both before that step.
 
     Returns:
-        [B, T, H], [B, H] and [B, H], in the dtype of `pre_BTG`.
+        [B, T, H], [B, H] and [B, H], in the dtype of `h_BH`.
     """
+    dtype = product_dtype(h_BH)
+    pre_TBG = pre_BTG.transpose(0, 1).to(h_BH.dtype).contiguous()
     reset_TB1 = None if reset_BT is None else reset_BT.T.unsqueeze(-1)
-    h_TBH, c_BH = _LSTM.apply(pre_BTG.transpose(0, 1).contiguous(), weight_GH, h_BH, c_BH, reset_TB1)  # type: ignore[no-untyped-call]
-    return h_TBH.transpose(0, 1), h_TBH[-1], c_BH
+    with without_autocast(h_BH):
+        h_TBH, c_BH = _LSTM.apply(pre_TBG, weight_GH, h_BH, c_BH, reset_TB1, dtype)  # type: ignore[no-untyped-call]
+    return h_TBH.transpose(0, 1), h_TBH[-1].clone(), c_BH  # a state must not keep the sequence alive
 
 
 class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, pre_TBG: Tensor, weight_GH: Tensor, h_BH: Tensor, c_BH: Tensor, reset_TB1: Tensor | None
+        ctx: Any,
+        pre_TBG: Tensor,
+        weight_GH: Tensor,
+        h_BH: Tensor,
+        c_BH: Tensor,
+        reset_TB1: Tensor | None,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        ctx.dtype = dtype
+        weight_low = weight_GH.to(dtype)
         steps, batch, width = len(pre_TBG), *h_BH.shape
         gates_TBG = torch.empty_like(pre_TBG)
         h_TBH, c_TBH, squashed_TBH = (pre_TBG.new_empty(steps, batch, width) for _ in range(3))
@@ -58,7 +71,8 @@ class _LSTM(torch.autograd.Function):
             if reset_TB1 is not None:
                 previous_h = previous_h.masked_fill(reset_TB1[t], 0.0)
                 previous_c = previous_c.masked_fill(reset_TB1[t], 0.0)
-            gates_BG = torch.addmm(pre_TBG[t], previous_h, weight_GH.T, out=gates_TBG[t])
+            product_BG = torch.mm(previous_h.to(dtype), weight_low.T)
+            gates_BG = torch.add(pre_TBG[t], product_BG, out=gates_TBG[t])
             i_BH, f_BH, g_BH, o_BH = gates_BG.split(width, dim=-1)
             gates_BG[:, : 2 * width].sigmoid_()
             g_BH.tanh_()
@@ -73,9 +87,9 @@ class _LSTM(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, grad_TBH: Tensor, grad_c_BH: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
         weight_GH, h_BH, c_BH, reset_TB1, gates_TBG, h_TBH, c_TBH, squashed_TBH = ctx.saved_tensors
-        width = h_BH.shape[-1]
+        dtype, weight_low, width = ctx.dtype, weight_GH.to(ctx.dtype), h_BH.shape[-1]
         previous_h = torch.cat([h_BH[None], h_TBH[:-1]])
         previous_c = torch.cat([c_BH[None], c_TBH[:-1]])
         if reset_TB1 is not None:
@@ -95,9 +109,10 @@ class _LSTM(torch.autograd.Function):
             e_BH.addcmul_(a_BH, slope_c[t])
             d_TBGH[t, :, :3].mul_(e_BH[:, None])
             d_TBGH[t, :, 3].mul_(a_BH)
-            a_BH = torch.mm(d_TBG[t], weight_GH)
+            a_BH = torch.mm(d_TBG[t].to(dtype), weight_low).to(h_BH.dtype)
             e_BH.mul_(f[t])
             if reset_TB1 is not None:
                 a_BH.masked_fill_(reset_TB1[t], 0.0)
                 e_BH.masked_fill_(reset_TB1[t], 0.0)
-        return d_TBG, d_TBG.flatten(0, 1).T @ previous_h.flatten(0, 1), a_BH, e_BH, None
+        d_weight = d_TBG.flatten(0, 1).to(dtype).T @ previous_h.flatten(0, 1).to(dtype)
+        return d_TBG, d_weight.to(weight_GH.dtype), a_BH, e_BH, None, None

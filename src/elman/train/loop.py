@@ -57,8 +57,11 @@ def train(
     config: OptimizerConfig,
     budget: Budget,
     observe: Observer,
+    product_dtype: torch.dtype = torch.float32,
 ) -> int:
     """Train `model` in place until the budget is used or `observe` says stop; returns the steps done.
+
+    Large products are computed in `product_dtype`; see `ops.precision`.
 
     Raises:
         DivergedError: The loss or the gradient is not finite; the update that would follow is not made.
@@ -71,7 +74,8 @@ def train(
         if state is None or not loader.carries_state:
             state = model.initial_state(len(batch.inputs))
         set_learning_rate(optimizer, rate := learning_rate(config, used))
-        nats, state = model.loss(batch.inputs, batch.targets, detach(state), batch.reset, batch.counted)
+        with torch.autocast(model.device.type, product_dtype, enabled=product_dtype != torch.float32):
+            nats, state = model.loss(batch.inputs, batch.targets, detach(state), batch.reset, batch.counted)
         targets = batch.counted.sum()
         loss = nats / targets
         loss.backward()

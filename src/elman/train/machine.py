@@ -19,13 +19,13 @@ class Machine:
 
     device: torch.device
     product_dtype: torch.dtype
-    """Arithmetic of the output layer's products in training."""
+    """Arithmetic of the large products in training; scoring is always float32."""
     threads: int
 
     def describe(self) -> str:
         """One line for people."""
         precision = str(self.product_dtype).removeprefix("torch.")
-        return f"{self.device} ({self.threads} threads), {precision} output products"
+        return f"{self.device} ({self.threads} threads), {precision} products"
 
 
 def choose_machine(config: TrainingConfig) -> Machine:

@@ -115,7 +115,6 @@ def run_training(
         folder.rmdir()  # nothing was written; let the same command be given again
         raise
     model = build(config.model, data.tokenizer.vocab_size, data.tokenizer.pad_id).to(machine.device)
-    model.product_dtype = machine.product_dtype
     parameters = count_parameters(model)
     say(
         f"{config.model.cell} {config.model.num_layers} x {config.model.hidden_size}, {parameters:,} parameters"
@@ -137,7 +136,9 @@ def run_training(
             sinks.append(TensorBoardLog(folder / "tensorboard"))
         budget = Budget(config.training, loader.steps_per_epoch)
         watcher = Watcher(config, text_model, data.valid, budget, sinks, progress, folder, interrupt)
-        steps = train(model.train(), loader, optimizer, config.optimizer, budget, watcher)
+        steps = train(
+            model.train(), loader, optimizer, config.optimizer, budget, watcher, machine.product_dtype
+        )
         seconds = budget.seconds
         watcher.finish(steps)
     model.load_state_dict(watcher.best_weights)
