@@ -66,6 +66,8 @@ class DataConfig:
     """Read a file even if it looks like a program, a picture or an archive."""
     valid: str = "0.05"
     """Held-out text: a fraction of the corpus, or a corpus of its own."""
+    valid_limit: int | None = 2_000_000
+    """Characters held out at most where `valid` is a fraction, so that scoring them stays quick."""
     tokenizer: str = "auto"
     """byte, char, word, bpe, auto, a tokenizer.json, or a name on the Hugging Face hub."""
     vocab_size: int | None = None
@@ -77,6 +79,13 @@ class DataConfig:
         """Check the ranges."""
         if self.vocab_size is not None:
             require_integer("vocab_size", self.vocab_size, at_least=5, at_most=1_000_000)
+            if self.tokenizer not in ("auto", "char", "word", "bpe"):
+                raise ConfigError(
+                    f"vocab_size ({self.vocab_size}) is for a vocabulary trained here: char, word or bpe;"
+                    f" tokenizer {self.tokenizer!r} has a size of its own"
+                )
+        if self.valid_limit is not None:
+            require_integer("valid_limit", self.valid_limit, at_least=1)
         fraction = self.valid_fraction
         if fraction is not None and not 0 < fraction < 0.9:
             raise ConfigError(f"valid ({self.valid}) must be a fraction between 0 and 0.9, or a file")

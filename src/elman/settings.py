@@ -70,9 +70,9 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def to_toml(config: RunConfig) -> str:
-    """The settings as TOML; a setting that is None is left out, and reads back as None."""
+    """The settings as TOML, every one of them, so that no preset shines through; None is written "none"."""
     tables = {
-        name: {key: value for key, value in section.items() if value is not None}
+        name: {key: "none" if value is None else value for key, value in section.items()}
         for name, section in to_dict(config).items()
         if name in SECTIONS
     }
@@ -100,6 +100,11 @@ def parse_duration(text: str) -> float:
         )
     except ValueError:
         return math.nan
+
+
+def setting_sections() -> dict[str, str]:
+    """Every setting by its bare name, and the section it is in."""
+    return {name: section for name, (section, _) in _fields_by_name().items()}
 
 
 def _fields_by_name() -> dict[str, tuple[str, Any]]:
@@ -139,7 +144,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the settings: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # among them a bare one, for a number of 5,000 digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
@@ -167,7 +172,7 @@ def _convert(value: object, annotation: Any, where: str) -> object:
         if str(value).lower() in words:
             return words[str(value).lower()]
         raise ConfigError(f"{where}: {value!r} is neither true nor false")
-    if annotation is str and not isinstance(value, bool | Mapping | list):
+    if annotation is str and not isinstance(value, bool | Mapping | list | None):
         return str(value)
     if annotation in (int, float) and not isinstance(value, bool):
         number = _number(value, where)

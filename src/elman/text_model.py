@@ -13,6 +13,7 @@ import torch
 
 from elman.config import DataConfig, ModelConfig
 from elman.data.prepare import prepare_text
+from elman.data.store import TokenStore
 from elman.data.tokenizer import Tokenizer, load_tokenizer
 from elman.errors import ConfigError, InputError, ModelError
 from elman.evaluate.score import Score, StateRule, score_store
@@ -124,8 +125,12 @@ class TextModel:
         """The score of a corpus: a file, a folder, or anything else that `--help` of `elman eval` lists."""
         data = DataConfig(corpus=str(text), documents=documents, **data_settings)
         store = prepare_text(data, self.tokenizer)
+        return self.score_store(store, batch_size=batch_size, state=state)
+
+    def score_store(self, store: TokenStore, *, batch_size: int = 32, state: StateRule = "reset") -> Score:
+        """The score of tokens that were prepared with this model's tokenizer."""
         return score_store(
-            self.model,
+            self.model.eval(),
             store,
             pad_id=self.tokenizer.pad_id,
             unknown_id=self.tokenizer.unknown_id,
@@ -166,13 +171,18 @@ def load(path: str | Path, *, device: str = "cpu") -> TextModel:
             f"{folder}: tokenizer.json (vocabulary {tokenizer.vocab_size:,}) is not the one that the model was"
             f" trained with (vocabulary {settings.get('vocab_size')}); restore the original file"
         )
+    if tokenizer.pad_id != settings.get("pad_index"):
+        raise ModelError(
+            f"{folder / 'config.json'}: pad_index {settings.get('pad_index')!r} is not that of tokenizer.json,"
+            f" {tokenizer.pad_id}; restore the original file"
+        )
     try:
         config = ModelConfig(**settings["model"])
-        empty = build_empty(config, tokenizer.vocab_size, settings["pad_index"])
+        empty = build_empty(config, tokenizer.vocab_size, tokenizer.pad_id)
     except (ConfigError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / 'config.json'}: {error}") from error
     tensors = read_tensors(folder, _saved_tensors(empty))
-    model = build(config, tokenizer.vocab_size, settings["pad_index"])
+    model = build(config, tokenizer.vocab_size, tokenizer.pad_id)
     model.load_state_dict(tensors, strict=False)
     return TextModel(model.to(device), tokenizer, config)
 

@@ -31,6 +31,7 @@ VERBS = {
     "eval": ("evaluate:evaluate_command", "Score a text with a model."),
     "generate": ("generate:generate_command", "Continue a prompt."),
     "doctor": ("doctor:doctor_command", "Check the environment and the soundness of a model."),
+    "settings": ("settings:settings_command", "Print every setting as a TOML file, with a sentence on each."),
     "data": ("data:data_app", "Prepare and inspect corpora, train tokenizers, find duplicates."),
 }
 """Name, where it is, and a line for the list of commands."""
@@ -54,6 +55,10 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        if arguments[:1] == ["train"]:
+            from elman.cli.train import qualify_settings
+
+            arguments = qualify_settings(arguments)
         code = make_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -32,19 +32,18 @@ def doctor_command(
         text_model = load(model)
         checks += [*check_model(text_model.model, seed=seed), *check_folder(text_model)]
     if json:
-        rows = [
+        found = [
             {"name": c.name, "pass": c.passed, "value": c.value, "limit": c.limit, "detail": c.detail}
             for c in checks
         ]
-        print_json({"schema": "elman.doctor/1", "checks": rows})
+        print_json({"schema": "elman.doctor/1", "checks": found})
     else:
-        print_table(
-            ["check", "", "value", "limit", "what"],
-            [
-                [c.name, "ok" if c.passed else "FAIL", f"{c.value:.3g}", f"{c.limit:.3g}", c.detail]
-                for c in checks
-            ],
-        )
+        columns = ["check", "", "value", "limit", "what"]
+        rows = [
+            [c.name, "ok" if c.passed else "FAIL", f"{c.value:.3g}", f"{c.limit:.3g}", c.detail]
+            for c in checks
+        ]
+        print_table(columns, rows, left=(0, 1, 4))
     return 0 if all(check.passed for check in checks) else 1
 
 

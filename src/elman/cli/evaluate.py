@@ -38,10 +38,9 @@ def evaluate_command(
         raise ConfigError(f"batch_size ({batch_size}) must be at least 1")
 
     from elman.data.prepare import prepare, prepare_text  # torch takes a second to import
-    from elman.evaluate.score import score_store
+    from elman.evaluate.score import score_columns
     from elman.settings import from_toml
     from elman.text_model import load
-    from elman.train.run import score_columns
 
     text_model = load(model)
     if text is not None:
@@ -63,15 +62,7 @@ def evaluate_command(
             raise InputError(f"{data.corpus}: no longer the text that {model} was trained on; give a TEXT")
         store = prepared.valid
         say(f"scoring the held-out part of {data.corpus}")
-    tokenizer = text_model.tokenizer
-    score = score_store(
-        text_model.model,
-        store,
-        pad_id=tokenizer.pad_id,
-        unknown_id=tokenizer.unknown_id,
-        batch_size=batch_size,
-        state=state,
-    )
+    score = text_model.score_store(store, batch_size=batch_size, state=state)
     if json:
         print_json({"schema": "elman.eval/1", **score.as_dict()})
     else:

@@ -20,11 +20,11 @@ def print_json(document: Mapping[str, Any]) -> None:
     print(json.dumps(_finite(document), ensure_ascii=False, allow_nan=False))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout: the first column left, the others right."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
+    """A table on stdout: the columns numbered in `left` to the left, those of numbers to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left", overflow="fold")
+        table.add_column(column, justify="left" if position in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(visible(cell) for cell in row))
     Console(file=sys.stdout, markup=False, highlight=False).print(table)

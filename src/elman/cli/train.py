@@ -1,5 +1,6 @@
 """`elman train`."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from elman.cli.render import command_line, print_json, print_table, say, visible
-from elman.settings import resolve
+from elman.config import suggestion
+from elman.errors import UsageError
+from elman.settings import resolve, setting_sections
 
 
 def train_command(
@@ -41,8 +44,8 @@ def train_command(
     """Train a language model on CORPUS, score it on held-out text, and write a run folder.
 
     Every setting has a dotted name: --optimizer.weight-decay 0.1, --model.dropout 0.2, --data.mask-digits
-    true. The guide lists them all; a TOML file given with --config sets the same names, and so do
-    environment variables such as ELMAN_DROPOUT.
+    true. `elman settings` lists them all, in the form of a TOML file for --config; environment variables
+    such as ELMAN_DROPOUT set them too.
 
     Args:
         corpus: A text file, a folder, .jsonl, .parquet, .gz or .zst of these, - for standard input, hf:NAME,
@@ -97,7 +100,8 @@ def train_command(
         overrides |= {f"{section}.{name}": value for name, value in values.items()}
     resolved = resolve(preset, config, os.environ, overrides)
 
-    from elman.train.run import run_training, score_columns  # torch takes a second to import
+    from elman.evaluate.score import score_columns  # torch takes a second to import
+    from elman.train.run import run_training
 
     progress = (lambda line: None) if quiet else say
     result = run_training(resolved, out, command=command_line(), say=progress, quiet=quiet)
@@ -114,3 +118,27 @@ def train_command(
 def indent(text: str) -> str:
     """Every line four spaces in."""
     return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def qualify_settings(arguments: list[str]) -> list[str]:
+    """`--dropout 0.2` as `--model.dropout 0.2`: settings without a flag of their own, by their bare names.
+
+    Raises:
+        UsageError: A name that is neither a flag nor a setting, with the nearest that is.
+    """
+    names = inspect.signature(train_command).parameters
+    flags = {f"--{name.replace('_', '-')}" for name in names} | {"--help", "--version"}
+    settings = {f"--{name.replace('_', '-')}": section for name, section in setting_sections().items()}
+    qualified: list[str] = []
+    for position, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == "--":
+            return qualified + arguments[position:]
+        if flag.startswith("--") and "." not in flag and flag not in flags:
+            if flag not in settings:
+                raise UsageError(
+                    f"unknown option {flag}{suggestion(flag, [*flags, *settings])}; elman train --help lists them"
+                )
+            argument = f"--{settings[flag]}.{flag[2:]}{equals}{value}"
+        qualified.append(argument)
+    return qualified

@@ -2,7 +2,7 @@
 
     survey     one pass: a checksum of the content, a hash and a length for every document
     split      by document, in the order of their hashes, so equal documents never part; or, of a text with
-               few documents, its last stretch
+               few documents, its last stretch, in blocks
     vocabulary trained on the training part alone, or loaded
     tokens     a second pass, in batches over all cores, into memory-mapped stores
 
@@ -13,10 +13,11 @@ so a changed text is a new preparation and an unchanged one is free.
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ FORMAT = 1
 
 DOCUMENTS_TO_SPLIT_BY = 20
 """With fewer documents than this, the held-out part is the end of the text instead of whole documents."""
+
+HELD_OUT_BLOCK = 32_768
+"""Characters, about, of the documents that a held-out end of a text is cut into, to be scored side by side."""
 
 TOKENIZER_SAMPLE = 50_000_000
 """Characters that a vocabulary is trained on, from the front of the training text."""
@@ -94,7 +98,7 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Pr
     survey = survey_corpus(corpus, report)
     other = None if config.valid_fraction is not None else _open(config, config.valid)
     other_survey = None if other is None else survey_corpus(other, report)
-    split = split_corpus(survey, config.valid_fraction)
+    split = split_corpus(survey, config.valid_fraction, config.valid_limit)
     loaded = _load_if_pretrained(config)
 
     settings = asdict(replace(config, corpus=""))  # the text counts, not where it lies
@@ -106,21 +110,22 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Pr
 
     def write(folder: Path) -> dict[str, Any]:
         tokenizer = loaded or _train_vocabulary(config, corpus, survey, split, report)
-        train, valid = (
-            StoreWriter(folder, name, tokenizer.dtype, tokenizer.end_id) for name in ("train", "valid")
-        )
-        marked = _mark_held_out(corpus, split)
-        _tokenize(marked, tokenizer, lambda held_out: valid if held_out else train, survey.characters, report)
-        hashes = survey.hashes
-        if split.position is not None:  # a part of a document equals no other
-            train.close(hashes[:0])
-            valid.close(hashes[:0])
-        else:
-            train.close(hashes[~split.held_out])
-            if other is not None and other_survey is not None:
-                pieces = ((piece, True) for piece in other.pieces())
-                _tokenize(pieces, tokenizer, lambda _: valid, other_survey.characters, report)
-            valid.close(other_survey.hashes if other_survey else hashes[split.held_out])
+        with (
+            StoreWriter(folder, "train", tokenizer.dtype, tokenizer.end_id) as train,
+            StoreWriter(folder, "valid", tokenizer.dtype, tokenizer.end_id) as valid,
+        ):
+            writers = {False: train, True: valid}
+            _tokenize(_mark_held_out(corpus, split), tokenizer, writers, survey.characters, report)
+            hashes = survey.hashes
+            if split.position is not None:  # a part of a document equals no other
+                train.close(hashes[:0])
+                valid.close(hashes[:0])
+            else:
+                train.close(hashes[~split.held_out])
+                if other is not None and other_survey is not None:
+                    pieces = ((piece, True) for piece in other.pieces())
+                    _tokenize(pieces, tokenizer, writers, other_survey.characters, report)
+                valid.close(other_survey.hashes if other_survey else hashes[split.held_out])
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         return {"corpus": config.corpus, "notes": corpus.notes + (other.notes if other else [])}
 
@@ -154,10 +159,10 @@ def prepare_text(
     survey = survey_corpus(corpus, report)
 
     def write(folder: Path) -> dict[str, Any]:
-        writer = StoreWriter(folder, "text", tokenizer.dtype, tokenizer.end_id)
-        pieces = ((piece, False) for piece in corpus.pieces())
-        _tokenize(pieces, tokenizer, lambda _: writer, survey.characters, report)
-        writer.close(survey.hashes)
+        with StoreWriter(folder, "text", tokenizer.dtype, tokenizer.end_id) as writer:
+            pieces = ((piece, False) for piece in corpus.pieces())
+            _tokenize(pieces, tokenizer, {False: writer}, survey.characters, report)
+            writer.close(survey.hashes)
         return {"corpus": config.corpus, "notes": corpus.notes}
 
     key = {"content": survey.sha256, "tokenizer": tokenizer.sha256}
@@ -189,8 +194,8 @@ def survey_corpus(corpus: Corpus, report: Report = lambda what, share: None) -> 
     )
 
 
-def split_corpus(survey: Survey, fraction: float | None) -> Split:
-    """Hold out `fraction` of the characters; None holds out nothing.
+def split_corpus(survey: Survey, fraction: float | None, limit: int | None = None) -> Split:
+    """Hold out `fraction` of the characters, at most `limit`; None holds out nothing, and knows no limit.
 
     Whole documents in the order of their hashes: a fixed choice that does not depend on the order of the
     corpus, looks random, and never puts equal documents on different sides.
@@ -198,11 +203,12 @@ def split_corpus(survey: Survey, fraction: float | None) -> Split:
     nothing = np.zeros(len(survey.hashes), dtype=np.bool_)
     if fraction is None:
         return Split(nothing)
+    wanted = min(fraction * survey.characters, math.inf if limit is None else limit)
     if len(survey.hashes) < DOCUMENTS_TO_SPLIT_BY:
-        return Split(nothing, position=round(survey.characters * (1 - fraction)))
+        return Split(nothing, position=round(survey.characters - wanted))
     order = np.argsort(survey.hashes, kind="stable")
     before = survey.lengths[order].cumsum() - survey.lengths[order]
-    threshold = survey.hashes[order][before < fraction * survey.characters][-1]
+    threshold = survey.hashes[order][before < wanted][-1]
     return Split(survey.hashes <= threshold)
 
 
@@ -227,8 +233,10 @@ def _train_vocabulary(
 ) -> Tokenizer:
     report("training the vocabulary", 0.0)
     suited_kind, suited_size = suit_vocabulary(survey.characters)
-    kind: Kind = suited_kind if config.tokenizer == "auto" else config.tokenizer  # type: ignore[assignment]
     size = config.vocab_size
+    if size is not None:
+        suited_kind = "bpe"  # the vocabulary of bytes has a size of its own
+    kind: Kind = suited_kind if config.tokenizer == "auto" else config.tokenizer  # type: ignore[assignment]
     if size is None and kind == "bpe":
         size = suited_size or 512
 
@@ -245,44 +253,59 @@ def _train_vocabulary(
 
 
 def _mark_held_out(corpus: Corpus, split: Split) -> Iterator[tuple[Piece, bool]]:
-    """Every piece, and whether it is held out; a piece across the position of a split is cut there."""
-    document, seen = -1, 0
+    """Every piece, and whether it is held out."""
+    if split.position is not None:
+        yield from _mark_end(corpus, split.position)
+        return
+    document = -1
     for piece in corpus.pieces():
         document += piece.begins
-        end = seen + len(piece.text)
-        if split.position is None:
-            yield piece, bool(split.held_out[document])
-        elif end <= split.position:
+        yield piece, bool(split.held_out[document])
+
+
+def _mark_end(corpus: Corpus, position: int) -> Iterator[tuple[Piece, bool]]:
+    """Hold out everything from `position` on, in blocks; the piece across it is cut there."""
+    seen, block = 0, HELD_OUT_BLOCK
+    for piece in corpus.pieces():
+        (text, begins), before = piece, position - seen
+        seen += len(text)
+        if before >= len(text):
             yield piece, False
-        elif seen >= split.position:
-            yield Piece(piece.text, piece.begins or seen == split.position), True
-        else:
-            at = cut_point(piece.text, split.position - seen)
-            yield Piece(piece.text[:at], piece.begins), False
-            yield Piece(piece.text[at:], begins=True), True
-        seen = end
+            continue
+        if before > 0:
+            at = cut_point(text, before)
+            yield Piece(text[:at], begins), False
+            text = text[at:]
+        if begins or block >= HELD_OUT_BLOCK:
+            begins, block = True, 0
+        yield Piece(text, begins), True
+        block += len(text)
 
 
 def _tokenize(
     pieces: Iterator[tuple[Piece, bool]],
     tokenizer: Tokenizer,
-    writer_for: Callable[[bool], StoreWriter],
+    writers: Mapping[bool, StoreWriter],
     characters: int,
     report: Report,
 ) -> None:
-    """Write every piece to the store that `writer_for` its mark, a batch at a time."""
+    """Write every piece to the writer of its mark, a batch at a time."""
     if not tokenizer.cuts_safely:
         pieces = _joined(pieces)
     batch: list[tuple[Piece, bool]] = []
     waiting = done = 0
+    in_word = False  # a word longer than a piece goes on in the next one, and is one word
 
     def flush() -> None:
+        nonlocal in_word
         for (piece, mark), ids in zip(batch, tokenizer.encode_batch([p.text for p, _ in batch]), strict=True):
-            writer = writer_for(mark)
+            writer = writers[mark]
             if piece.begins:
                 writer.begin()
             size = len(piece.text.encode("utf-8", "surrogatepass"))
-            writer.add(ids, len(piece.text), size, len(piece.text.split()))
+            goes_on = in_word and not piece.begins and not piece.text[0].isspace()
+            writer.add(ids, len(piece.text), size, len(piece.text.split()) - goes_on)
+            in_word = not piece.text[-1].isspace()
         batch.clear()
 
     for piece, mark in pieces:

@@ -9,10 +9,11 @@ start tokens nor contexts are stored. Counts of what the text itself held travel
 Axes: N tokens, D documents.
 """
 
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,22 +55,29 @@ class TokenStore:
         """Targets of one document, the end token last."""
         return self.tokens[self.starts[index] : self.starts[index + 1]]
 
-    def first_documents(self, tokens: int) -> "TokenStore":
-        """As many whole documents from the front as hold at least `tokens` targets."""
-        count = min(self.documents, int(np.searchsorted(self.starts, tokens)))
-        return replace(
-            self,
-            tokens=self.tokens[: self.starts[count]],
-            starts=self.starts[: count + 1],
-            characters=self.characters[:count],
-            bytes=self.bytes[:count],
-            words=self.words[:count],
-            hashes=self.hashes[:count],
+    def sample_documents(self, tokens: int) -> "TokenStore":
+        """Whole documents, evenly spread over the store, that hold about `tokens` targets; in memory."""
+        if tokens >= len(self):
+            return self
+        count = max(1, self.documents * tokens // len(self))
+        chosen = np.arange(count) * self.documents // count
+        lengths = np.diff(self.starts)[chosen]
+        return TokenStore(
+            tokens=np.concatenate([self.document(int(index)) for index in chosen]),
+            starts=np.concatenate([[0], lengths.cumsum()]),
+            characters=self.characters[chosen],
+            bytes=self.bytes[chosen],
+            words=self.words[chosen],
+            hashes=self.hashes[chosen] if len(self.hashes) else self.hashes,
+            start_id=self.start_id,
         )
 
 
 class StoreWriter:
-    """Writes one token store into a folder, document by document, in memory that grows only with D."""
+    """Writes one token store into a folder, document by document, in memory that grows only with D.
+
+    A context: left without `close`, by an error, it leaves a store that cannot be opened.
+    """
 
     def __init__(
         self, folder: Path, name: str, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], end_id: int
@@ -79,6 +87,14 @@ class StoreWriter:
         self._file = (folder / f"{name}.tokens").open("wb")
         self._written = 0
         self._index: dict[str, list[int]] = {key: [] for key in ("starts", *COUNTS)}
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._file.close()
 
     def begin(self) -> None:
         """Begin a document, ending the one before it."""
@@ -99,16 +115,22 @@ class StoreWriter:
         self._index["starts"].append(self._written)
         self._file.close()
         for key, values in self._index.items():
-            np.save(self._folder / f"{self._name}.{key}.npy", np.array(values, dtype=np.int64))
-        np.save(self._folder / f"{self._name}.hashes.npy", hashes)
+            self._save(key, np.array(values, dtype=np.int64))
+        self._save("hashes", hashes)
 
     def _end_document(self) -> None:
         if self._index["starts"]:
             self._write(self._end)
 
     def _write(self, ids: NDArray[np.unsignedinteger]) -> None:
-        ids.astype(self._dtype, copy=False).tofile(self._file)
+        # Not `tofile`, nor `np.save` to a path: their error does not say that the disk is full.
+        self._file.write(ids.astype(self._dtype, copy=False).tobytes())
         self._written += len(ids)
+
+    def _save(self, key: str, values: NDArray[Any]) -> None:
+        content = io.BytesIO()
+        np.save(content, values)
+        (self._folder / f"{self._name}.{key}.npy").write_bytes(content.getbuffer())
 
 
 def open_store(

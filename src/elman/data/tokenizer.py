@@ -9,8 +9,9 @@ spells a special token, "</s>" say, is text.
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,6 +36,9 @@ PAD_NAMES = (PAD, "[PAD]", "<|pad|>", "<|padding|>", "<|endoftext|>")
 
 SPLITTERS = {"char": r"[\s\S]", "word": r"\n|\S+"}
 """What one entry of the vocabulary is. Words keep line ends and drop other white space."""
+
+_WORDS = re.compile(r"\n|[\S\x1c-\x1f]+")
+"""The same words in Python, to which the separators \\x1c-\\x1f are white space, and to the splitter they are not."""
 
 CUT_PROBE = "def f(x):\n    return 3.14  # it's\n\n\n    é … 12 345\t\n  </s> end\n"
 """Text with the places where long documents are cut: before white space that follows a character."""
@@ -105,13 +109,20 @@ class Tokenizer:
         Raises:
             TokenizerError: The text holds a character or a word outside the vocabulary.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"prompt: {text[error.start]!a} at character {error.start} is no character; give it in UTF-8"
+            ) from None
         encoding = self._file.encode(text, add_special_tokens=False)
         for index, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
             piece = text[begin:end]
             if index == self.unknown_id and piece != UNKNOWN:
+                sayable = self.encode(UNKNOWN).tolist() == [self.unknown_id]  # not character by character
                 raise TokenizerError(
                     f"prompt: {piece!r} at character {begin} is not in the vocabulary of {self.vocab_size:,};"
-                    f" leave it out, or write {UNKNOWN} for it"
+                    f" leave it out{f', or write {UNKNOWN} for it' if sayable else ''}"
                 )
         return [self.start_id, *encoding.ids]
 
@@ -218,8 +229,9 @@ def train_tokenizer(
     counts: Counter[str] = Counter()
     for text in texts:
         text = mask.normalize_str(text) if mask_digits else text
-        counts.update(text if kind == "char" else _words(text))
-    entries = [entry for entry, count in counts.most_common() if count > 1 and entry != UNKNOWN]
+        counts.update(text if kind == "char" else _WORDS.findall(text))
+    special = (PAD, START, END, UNKNOWN)  # where a text spells one, it is a word like any other unknown one
+    entries = [entry for entry, count in counts.most_common() if count > 1 and entry not in special]
     if vocab_size is not None:
         entries = entries[: max(0, vocab_size - 4)]
     file = TokenizerFile(
@@ -243,13 +255,6 @@ def suit_vocabulary(characters: int) -> tuple[Kind, int | None]:
     if characters < 20_000:
         return "byte", None
     return "bpe", min(8192, max(512, 2 ** round(np.log2(characters / 1000))))
-
-
-def _words(text: str) -> Iterator[str]:
-    for i, line in enumerate(text.split("\n")):
-        if i:
-            yield "\n"
-        yield from line.split()
 
 
 def _digit_mask() -> normalizers.Normalizer:

@@ -80,6 +80,18 @@ class Score:
         return asdict(self) | {name: getattr(self, name) for name in ratios}
 
 
+def score_columns(score: Score) -> dict[str, str]:
+    """A score as the cells of a table."""
+    return {
+        "bits per byte": f"{score.bits_per_byte:.3f}",
+        "bits per character": f"{score.bits_per_character:.3f}",
+        "perplexity": f"{score.perplexity:,.2f}",
+        "word perplexity": f"{score.word_perplexity:,.1f}",
+        "targets": f"{score.targets:,}",
+        "documents": f"{score.documents:,}",
+    }
+
+
 def score_store(
     model: LanguageModel,
     store: TokenStore,

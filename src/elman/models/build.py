@@ -90,6 +90,6 @@ def require_memory(config: ModelConfig, vocab_size: int, available_bytes: int) -
     if needed > available_bytes:
         raise ResourceError(
             f"training {parameters:,} parameters takes about {needed / 2**30:,.1f} GiB, and"
-            f" {available_bytes / 2**30:,.1f} GiB is free: reduce hidden_size ({config.hidden_size}),"
+            f" {available_bytes / 2**30:,.1f} GiB is there: reduce hidden_size ({config.hidden_size}),"
             f" embedding_dim ({config.embedding_dim}) or num_layers ({config.num_layers})"
         )

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from elman.config import TrainingConfig
 
@@ -22,11 +23,13 @@ class Budget:
         self._clock = clock
         self._started = clock()
         self._paused = 0.0
+        self._stopped: float | None = None
 
     @property
     def seconds(self) -> float:
         """Seconds of training so far."""
-        return self._clock() - self._started - self._paused
+        now = self._clock() if self._stopped is None else self._stopped
+        return now - self._started - self._paused
 
     def used(self, step: int) -> float:
         """The share of the budget gone when `step` steps are done; 1 or more ends the run."""
@@ -34,17 +37,12 @@ class Budget:
         by_time = self.seconds / self.max_time if self.max_time else 0.0
         return max(by_steps, by_time)
 
-    def paused(self) -> "_Pause":
-        """A context in which time does not count."""
-        return _Pause(self)
-
-
-class _Pause:
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-
-    def __enter__(self) -> None:
-        self._since = self._budget._clock()
-
-    def __exit__(self, *_: object) -> None:
-        self._budget._paused += self._budget._clock() - self._since
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context in which time stands still."""
+        self._stopped = self._clock()
+        try:
+            yield
+        finally:
+            self._paused += self._clock() - self._stopped
+            self._stopped = None

@@ -96,3 +96,11 @@ def describe_environment(machine: Machine) -> dict[str, Any]:
         "packages": packages,
         **chosen,
     }
+
+
+def memory_bytes() -> int:
+    """Bytes of memory of this machine, or a number beyond any model where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 2**63

@@ -10,38 +10,30 @@ runs/<name>/
 
 import contextlib
 import json
-import math
-import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
-
-import torch
+from typing import Any
 
 from elman.config import RunConfig
 from elman.data.batches import DocumentLoader, StreamLoader
 from elman.data.prepare import Prepared, prepare
-from elman.data.store import TokenStore
 from elman.errors import InputError
-from elman.evaluate.score import Score, score_store
+from elman.evaluate.score import Score, score_columns
 from elman.files import make_folder, write_atomically
 from elman.models.build import build, count_parameters, require_memory
 from elman.settings import to_toml
 from elman.text_model import Sample, TextModel
 from elman.train.budget import Budget
 from elman.train.card import model_card
-from elman.train.loop import StepResult, train
-from elman.train.machine import Machine, choose_machine, describe_environment, set_up
+from elman.train.interrupt import Interrupt
+from elman.train.loop import train
+from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes, set_up
 from elman.train.metrics import MetricsLog, Progress, TensorBoardLog, read_metrics
 from elman.train.optimizer import make_optimizer
 from elman.train.report import Report, render_report
-
-RECORD_SECONDS = 0.5
-"""Training records in metrics.jsonl are at least this far apart."""
+from elman.train.watcher import Watcher
 
 SAMPLES = 3
 SAMPLE_TOKENS = 120
@@ -109,7 +101,7 @@ def run_training(
     try:
         data = prepare(config.data, report=_reporter(say))
         _say_what_was_prepared(say, data)
-        require_memory(config.model, data.tokenizer.vocab_size, _free_memory())
+        require_memory(config.model, data.tokenizer.vocab_size, memory_bytes())
         loader = _make_loader(config, data)
     except BaseException:
         folder.rmdir()  # nothing was written; let the same command be given again
@@ -129,11 +121,11 @@ def run_training(
     with (
         Interrupt(say) as interrupt,
         Progress(quiet=quiet) as progress,
-        MetricsLog(folder / "metrics.jsonl") as log,
+        contextlib.ExitStack() as stack,
     ):
-        sinks: list[MetricsLog | TensorBoardLog] = [log]
+        sinks: list[MetricsLog | TensorBoardLog] = [stack.enter_context(MetricsLog(folder / "metrics.jsonl"))]
         if config.training.tensorboard:
-            sinks.append(TensorBoardLog(folder / "tensorboard"))
+            sinks.append(stack.enter_context(TensorBoardLog(folder / "tensorboard")))
         budget = Budget(config.training, loader.steps_per_epoch)
         watcher = Watcher(config, text_model, data.valid, budget, sinks, progress, folder, interrupt)
         steps = train(
@@ -143,7 +135,7 @@ def run_training(
         watcher.finish(steps)
     model.load_state_dict(watcher.best_weights)
     say("scoring the held-out text")
-    valid = _score(text_model, data.valid)
+    valid = text_model.score_store(data.valid)
     samples = text_model.generate(samples=SAMPLES, max_tokens=SAMPLE_TOKENS, seed=config.training.seed)
     result = RunResult(
         run=folder,
@@ -160,112 +152,6 @@ def run_training(
     text_model.save(result.model, model_card(config, data.manifest, result.as_dict(), command))
     write_atomically(folder / "report.html", _report(config, result, data, machine, command))
     return result
-
-
-@dataclass
-class Watcher:
-    """Sees every step: records it, shows it, validates now and then, keeps the best weights."""
-
-    config: RunConfig
-    text_model: TextModel
-    valid: TokenStore
-    budget: Budget
-    sinks: Sequence[MetricsLog | TensorBoardLog]
-    progress: Progress
-    folder: Path
-    interrupt: "Interrupt"
-    tokens: int = 0
-    best: float = math.inf
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    _bits_per_byte: float | None = None
-    _validated_at: int = 0
-    _recorded: tuple[float, int] = (-math.inf, 0)
-
-    def __post_init__(self) -> None:
-        """Take the part of the held-out text that is scored on the way."""
-        self._some = self.valid.first_documents(self.config.training.valid_tokens)
-
-    def __call__(self, result: StepResult) -> bool:
-        """After every step; true when the user asked to stop."""
-        self.tokens += int(result.targets)
-        seconds = self.budget.seconds
-        since, tokens_then = self._recorded
-        if seconds - since >= RECORD_SECONDS or result.used >= 1:
-            self._record(result, seconds, (self.tokens - tokens_then) / (seconds - since))
-        due = math.floor(min(result.used, 1.0) * self.config.training.validations)
-        if due > self._validated_at and result.used < 1:
-            self._validated_at = due
-            self.validate(result.step)
-        return self.interrupt.asked
-
-    def finish(self, step: int) -> None:
-        """The validation at the end."""
-        self.validate(step)
-
-    def validate(self, step: int) -> None:
-        """Score held-out text; keep the weights, and the model on disk, if they are the best so far."""
-        with self.budget.paused():
-            model = self.text_model.model
-            score = _score(self.text_model, self._some)
-            model.train()
-            self._bits_per_byte = score.bits_per_byte
-            self._write(
-                step=step,
-                seconds=self.budget.seconds,
-                tokens=self.tokens,
-                valid_bits_per_byte=score.bits_per_byte,
-                valid_perplexity=score.perplexity,
-            )
-            if score.nats < self.best or not self.best_weights:
-                self.best = score.nats
-                self.best_weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
-                card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
-                self.text_model.save(self.folder / "model", card)
-                model.train()
-
-    def _record(self, result: StepResult, seconds: float, tokens_per_second: float) -> None:
-        self._recorded = (seconds, self.tokens)
-        numbers = {
-            "loss": float(result.loss),
-            "learning_rate": result.learning_rate,
-            "gradient_norm": float(result.gradient_norm),
-            "tokens_per_second": tokens_per_second,
-        }
-        self._write(step=result.step, seconds=seconds, tokens=self.tokens, **numbers)
-        left = seconds / result.used * (1 - result.used) if result.used else None
-        self.progress.update(
-            result.used, step=result.step, bits_per_byte=self._bits_per_byte, seconds_left=left, **numbers
-        )
-
-    def _write(self, **record: float) -> None:
-        for sink in self.sinks:
-            sink.write(record)
-
-
-class Interrupt:
-    """Ctrl-C once: finish the step, keep the model. Twice: stop at once."""
-
-    def __init__(self, say: Say) -> None:
-        self.asked = False
-        self._say = say
-
-    def __enter__(self) -> Self:
-        """Listen, if this is the main thread; elsewhere signals do not arrive."""
-        self._before = None
-        with contextlib.suppress(ValueError):
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the signal as it was."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._say("interrupted: finishing the step and keeping the model (Ctrl-C again stops at once)")
 
 
 def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
@@ -309,13 +195,6 @@ def _make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLo
     )
 
 
-def _score(text_model: TextModel, store: TokenStore) -> Score:
-    tokenizer = text_model.tokenizer
-    return score_store(
-        text_model.model.eval(), store, pad_id=tokenizer.pad_id, unknown_id=tokenizer.unknown_id
-    )
-
-
 def _reporter(say: Say) -> Callable[[str, float], None]:
     """Say each stage of preparation once, and every tenth of the long ones."""
     said: set[tuple[str, int]] = set()
@@ -345,21 +224,6 @@ def _say_what_was_prepared(say: Say, data: Prepared) -> None:
         say(f"warning: {shared:,} held-out documents ({share:.0%}) also stand in the training text")
 
 
-def _free_memory() -> int:
-    """Bytes that this process may still take."""
-    for line in _proc_lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 2**63 if sys.platform != "linux" else 2**34
-
-
-def _proc_lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
 def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machine, command: str) -> str:
     values = result.as_dict()
     summary = {
@@ -385,15 +249,3 @@ def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machi
             command=command,
         )
     )
-
-
-def score_columns(score: Score) -> dict[str, str]:
-    """A score as the cells of a table."""
-    return {
-        "bits per byte": f"{score.bits_per_byte:.3f}",
-        "bits per character": f"{score.bits_per_character:.3f}",
-        "perplexity": f"{score.perplexity:,.2f}",
-        "word perplexity": f"{score.word_perplexity:,.1f}",
-        "targets": f"{score.targets:,}",
-        "documents": f"{score.documents:,}",
-    }

@@ -1,0 +1,16 @@
+"""What every test starts from: a cache of its own, so that none reads or writes that of the user."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of the code: properties are not judged by the time they take.
+settings.register_profile("elman", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("elman")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """An empty cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ELMAN_CACHE", str(folder))
+    return folder

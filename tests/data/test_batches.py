@@ -1,0 +1,249 @@
+"""One epoch holds every target once, in order, with the context it should have; and it can be resumed."""
+
+import json
+from itertools import groupby, islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elman.data.batches import Batch, Collate, DocumentDataset, DocumentLoader, StreamLoader, window
+from elman.data.store import TokenStore, store_from_ids
+
+PAD, START, END = 0, 1, 2
+
+
+@st.composite
+def stores(draw) -> TokenStore:
+    """A few short documents, some of them of no token, some of them equal."""
+    documents = draw(st.lists(st.lists(st.integers(3, 9), max_size=6), min_size=1, max_size=8))
+    return store_from_ids(documents, start_id=START, end_id=END)
+
+
+SIZES = st.integers(1, 7)
+SEEDS = st.integers(0, 2**63 - 1)
+
+LARGE = store_from_ids([[3 + i % 7] * (i % 5) for i in range(60)], start_id=START, end_id=END)
+
+
+def take(loader, batches: int) -> list[Batch]:
+    return [Batch(*(part.clone() for part in batch)) for batch in islice(iter(loader), batches)]
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(a, b)
+        for one, other in zip(left, right, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def assert_well_formed(batch: Batch) -> None:
+    """What holds for every batch of either kind."""
+    assert {part.shape for part in batch} == {batch.inputs.shape}
+    assert [part.dtype for part in batch] == [torch.int64, torch.int64, torch.bool, torch.bool, torch.int64]
+    assert (batch.inputs[~batch.counted] == PAD).all()
+    assert (batch.targets[~batch.counted] == PAD).all()
+    assert (batch.targets[batch.counted] != PAD).all()
+    assert (batch.targets != START).all()
+    assert (batch.inputs != END).all()  # an end token is a target, never a context
+    assert (batch.counted.int().diff(dim=1) <= 0).all()  # padding stands at the end
+
+
+# ---- streams --------------------------------------------------------------------------------------------
+
+
+@given(
+    store=stores(), batch_size=SIZES, bptt=SIZES, seed=SEEDS, shuffle=st.booleans(), epoch=st.integers(0, 2)
+)
+def test_streams_hold_every_target_once_after_its_context(store, batch_size, bptt, seed, shuffle, epoch):
+    loader = StreamLoader(store, batch_size, bptt, pad_id=PAD, seed=seed, shuffle=shuffle)
+    loader.load_state_dict({"epoch": epoch, "offset": 0})
+    batches = take(loader, loader.steps_per_epoch)
+    for batch in batches:
+        assert_well_formed(batch)
+        assert batch.inputs.shape[0] == batch_size
+    assert [batch.inputs.shape[1] for batch in batches[:-1]] == [bptt] * (len(batches) - 1)
+    assert batches[-1].counted.any()
+    whole = Batch(*(torch.cat(parts, dim=1) for parts in zip(*batches, strict=True)))
+    lengths = whole.counted.sum(dim=1)
+    assert lengths.max() - lengths.min() <= 1
+
+    # The streams, one after the other, are the documents laid end to end.
+    rows = [
+        (int(document), int(target), int(context), bool(reset), column == 0)
+        for stream in range(batch_size)
+        for column, (document, target, context, reset, counted) in enumerate(
+            zip(*(whole[i][stream] for i in (4, 1, 0, 2, 3)), strict=True)
+        )
+        if counted
+    ]
+    order = []
+    for document, group in groupby(rows, key=lambda row: row[0]):
+        order.append(document)
+        _, targets, contexts, resets, firsts = zip(*group, strict=True)
+        assert list(targets) == store.document(document).tolist()
+        assert list(contexts) == [START, *targets[:-1]]
+        assert list(resets) == [at == 0 or first for at, first in enumerate(firsts)]
+    assert sorted(order) == list(range(store.documents))
+    if not shuffle:
+        assert order == list(range(store.documents))
+
+
+@given(store=stores(), batch_size=SIZES, bptt=SIZES)
+def test_nothing_is_reset_where_nothing_is_counted_but_at_the_start_of_an_epoch(store, batch_size, bptt):
+    loader = StreamLoader(store, batch_size, bptt, pad_id=PAD)
+    first, *others = take(loader, loader.steps_per_epoch)
+    assert first.reset[:, 0].all()
+    assert not (first.reset & ~first.counted)[:, 1:].any()
+    assert not any((batch.reset & ~batch.counted).any() for batch in others)
+
+
+@given(store=stores(), order=st.randoms(use_true_random=False), width=st.integers(1, 9), data=st.data())
+def test_a_window_may_begin_and_end_anywhere(store, order, width, data):
+    documents = list(range(store.documents))
+    order.shuffle(documents)
+    documents = documents[: data.draw(st.integers(1, len(documents)))]  # some of them are enough
+    layout = [int(i) for d in documents for i in store.document(d)]
+    offsets = np.concatenate([[0], np.diff(store.starts)[documents].cumsum()])
+    begin = data.draw(st.integers(0, len(layout)))
+    end = data.draw(st.integers(begin, len(layout)))
+    batch = window(store, np.array(documents), offsets, np.array([begin]), np.array([end]), width, PAD)
+    assert_well_formed(batch)
+    (targets,), (counted,) = batch.targets.tolist(), batch.counted.tolist()
+    assert [target for target, counts in zip(targets, counted, strict=True) if counts] == layout[begin:end][
+        :width
+    ]
+
+
+# ---- documents ------------------------------------------------------------------------------------------
+
+
+def rows_of(batches: list[Batch]) -> list[tuple[list[int], list[int]]]:
+    """Context and target of every row, without padding."""
+    return [
+        (inputs[counted].tolist(), targets[counted].tolist())
+        for batch in batches
+        for inputs, targets, counted in zip(batch.inputs, batch.targets, batch.counted, strict=True)
+    ]
+
+
+@given(
+    store=stores(),
+    batch_size=SIZES,
+    max_length=st.none() | st.integers(2, 9),
+    seed=SEEDS,
+    shuffle=st.booleans(),
+)
+def test_documents_come_once_an_epoch_target_after_context(store, batch_size, max_length, seed, shuffle):
+    loader = DocumentLoader(store, batch_size, max_length, pad_id=PAD, seed=seed, shuffle=shuffle)
+    batches = take(loader, loader.steps_per_epoch)
+    for batch in batches:
+        assert_well_formed(batch)
+        assert batch.reset[:, 0].all()
+        assert not batch.reset[:, 1:].any()
+        assert batch.counted.any(dim=0).all()  # no wider than the longest
+        assert batch.inputs.is_contiguous()
+    sizes = [len(batch.inputs) for batch in batches]
+    assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+    assert sum(sizes) == store.documents
+
+    rows = rows_of(batches)
+    framed = [[START, *store.document(d).tolist()][:max_length] for d in range(store.documents)]
+    expected = [(tokens[:-1], tokens[1:]) for tokens in framed]
+    assert all(inputs[1:] == targets[:-1] for inputs, targets in rows)
+    assert rows == expected if not shuffle else sorted(rows) == sorted(expected)
+
+
+def test_a_document_is_framed_and_cut():
+    store = store_from_ids([[5, 6, 7], []], start_id=START, end_id=END)
+    assert [DocumentDataset(store)[i].tolist() for i in (0, 1)] == [[START, 5, 6, 7, END], [START, END]]
+    assert [DocumentDataset(store, 3)[i].tolist() for i in (0, 1)] == [[START, 5, 6], [START, END]]
+    assert len(DocumentDataset(store)) == 2
+
+
+def test_a_batch_is_padded_to_its_longest():
+    batch = Collate(PAD)([torch.tensor([1, 5, 6, 2]), torch.tensor([1, 2])])
+    assert batch.inputs.tolist() == [[1, 5, 6], [1, PAD, PAD]]
+    assert batch.targets.tolist() == [[5, 6, 2], [2, PAD, PAD]]
+    assert batch.counted.tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_worker_processes_build_the_same_batches():
+    def make(workers):
+        return DocumentLoader(LARGE, 7, 4, pad_id=PAD, seed=3, workers=workers)
+
+    steps = make(0).steps_per_epoch
+    assert same(take(make(2), steps), take(make(0), steps))
+
+
+# ---- both -----------------------------------------------------------------------------------------------
+
+
+def streams(store=LARGE, **options) -> StreamLoader:
+    return StreamLoader(store, 3, 5, pad_id=PAD, **options)
+
+
+def documents(store=LARGE, **options) -> DocumentLoader:
+    return DocumentLoader(store, 8, 4, pad_id=PAD, **options)
+
+
+BOTH = pytest.mark.parametrize("make", [streams, documents])
+
+
+@BOTH
+def test_the_seed_decides_the_order(make):
+    steps = make().steps_per_epoch
+    assert same(take(make(seed=1), 3 * steps), take(make(seed=1), 3 * steps))
+    assert not same(take(make(seed=1), steps), take(make(seed=2), steps))
+
+
+@BOTH
+def test_epochs_differ_where_they_are_shuffled(make):
+    steps = make().steps_per_epoch
+    epochs = take(make(seed=5), 3 * steps)
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert not same(epochs[one * steps :][:steps], epochs[other * steps :][:steps])
+    plain = take(make(shuffle=False), 2 * steps)
+    assert same(plain[:steps], plain[steps:])
+
+
+@BOTH
+def test_a_seed_and_an_epoch_are_not_their_sum(make):
+    steps = make().steps_per_epoch
+    assert not same(take(make(seed=1), 2 * steps)[steps:], take(make(seed=2), steps))
+
+
+@BOTH
+def test_the_global_generator_decides_nothing(make):
+    torch.manual_seed(0)
+    one = take(make(seed=1), 5)
+    torch.manual_seed(1)
+    assert same(one, take(make(seed=1), 5))
+
+
+@BOTH
+@pytest.mark.parametrize("options", [{"seed": 4}, {"shuffle": False}])
+def test_a_loader_goes_on_where_another_stopped(make, options):
+    steps = make().steps_per_epoch
+    assert steps > 3
+    for done in (0, 1, steps - 1, steps, steps + 2):
+        whole = take(make(**options), done + steps + 1)
+        first = make(**options)
+        assert same(take(first, done), whole[:done])
+        second = make(**options)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert same(take(second, steps + 1), whole[done:])
+
+
+@BOTH
+def test_a_loader_goes_on_in_a_new_iteration(make):
+    loader, other = make(), make()
+    assert same(take(loader, 2) + take(loader, 2), take(other, 4))
+
+
+def test_only_streams_carry_their_state():
+    assert streams().carries_state
+    assert not documents().carries_state

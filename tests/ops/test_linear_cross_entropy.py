@@ -1,0 +1,249 @@
+"""Chunked linear cross-entropy against its definition: values, gradients, arithmetic, and how much it holds."""
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from elman.ops import linear_cross_entropy, reference
+from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
+
+# Axes: N rows, D width, V vocabulary.
+SHAPES = [(1, 1, 1), (1, 4, 7), (5, 1, 3), (40, 3, 2), (50, 8, 31)]
+
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+every_reduction = pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+every_bias = pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+
+MODULE = sys.modules["elman.ops.linear_cross_entropy"]  # the package shows the function under this name
+
+
+@pytest.fixture(autouse=True)
+def _sixteen_rows_at_a_time(monkeypatch):
+    """Small shapes must be cut too, and unevenly."""
+    monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", 1)
+
+
+def make(shape, biased=True, dtype=torch.float64):
+    rows, width, vocab_size = shape
+    inputs = [torch.randn(rows, width, dtype=dtype), torch.randn(vocab_size, width, dtype=dtype)]
+    if biased:
+        inputs.append(torch.randn(vocab_size, dtype=dtype))
+    return inputs, torch.randint(vocab_size, (rows,))
+
+
+def call(function, targets, reduction):
+    """`function` of hidden, weight and, if there is one, bias."""
+    return lambda hidden, weight, bias=None: function(hidden, weight, bias, targets, reduction=reduction)
+
+
+@every_shape
+@every_bias
+@every_reduction
+def test_the_fast_path_equals_the_definition(shape, biased, reduction):
+    inputs, targets = make(shape, biased)
+    expected, gradients, cotangents = pull_back(
+        call(reference.linear_cross_entropy, targets, reduction), inputs
+    )
+    found, fast, _ = pull_back(call(linear_cross_entropy, targets, reduction), inputs, cotangents)
+    assert_equal_to(found, expected, 1e-10)
+    assert_equal_to(fast, gradients, 1e-10)
+
+
+@every_reduction
+def test_no_rows_cost_nothing(reduction):
+    inputs, targets = make((0, 3, 5))
+    found, gradients, _ = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
+    assert found[0].shape == (() if reduction != "none" else (0,))
+    assert found[0].sum() == 0
+    assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in inputs]
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@every_shape
+@every_bias
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_in_float32_the_fast_path_errs_no_more_than_the_definition(shape, biased, reduction):
+    inputs, targets = make(shape, biased, torch.float32)
+    definition = call(reference.linear_cross_entropy, targets, reduction)
+    eager, eager_gradients, cotangents = pull_back(definition, inputs)
+    wide = [tensor.double() for tensor in inputs]
+    exact, exact_gradients, _ = pull_back(definition, wide, [c.double() for c in cotangents])
+    fast, fast_gradients, _ = pull_back(call(linear_cross_entropy, targets, reduction), inputs, cotangents)
+    names = ["nats", "d hidden", "d weight", "d bias"][: 1 + len(inputs)]
+    for name, *three in zip(
+        names,
+        [*fast, *fast_gradients],
+        [*eager, *eager_gradients],
+        [*exact, *exact_gradients],
+        strict=True,
+    ):
+        assert_no_worse_than_eager(*three, name)
+
+
+@every_bias
+@every_reduction
+def test_gradients_equal_finite_differences(biased, reduction):
+    inputs, targets = make((19, 2, 5), biased)
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(call(linear_cross_entropy, targets, reduction), leaves)
+
+
+@every_reduction
+def test_gradients_scale_with_what_comes_from_above_and_add_up(reduction):
+    inputs, targets = make((40, 3, 7))
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    function = call(linear_cross_entropy, targets, reduction)
+    once = torch.autograd.grad(function(*leaves).sum(), leaves)
+    nats = function(*leaves).sum()
+    scaled = torch.autograd.grad(2.5 * nats + function(*leaves).sum(), leaves)
+    assert_equal_to(scaled, [3.5 * gradient for gradient in once])
+
+
+@every_reduction
+def test_a_second_backward_pass_gives_the_same_gradients(reduction):
+    inputs, targets = make((40, 3, 7))
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    nats = call(linear_cross_entropy, targets, reduction)(*leaves).sum()
+    first = torch.autograd.grad(nats, leaves, retain_graph=True)
+    assert_equal_to(torch.autograd.grad(nats, leaves), first, tolerance=0)
+
+
+@every_reduction
+def test_a_matrix_that_is_also_the_input_gets_both_gradients(reduction):
+    (weight,), targets = [make((1, 3, 7))[0][1]], torch.randint(7, (40,))
+    rows = torch.randint(7, (40,))
+
+    def tied(function):
+        return lambda weight: function(weight[rows], weight, None, targets, reduction=reduction)
+
+    expected, gradients, cotangents = pull_back(tied(reference.linear_cross_entropy), [weight])
+    found, fast, _ = pull_back(tied(linear_cross_entropy), [weight], cotangents)
+    assert_equal_to((found, fast), (expected, gradients), 1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 100, 400, 1 << 20])
+@every_reduction
+def test_the_size_of_a_chunk_changes_nothing(size, reduction, monkeypatch):
+    inputs, targets = make((90, 4, 7))
+    monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", 1 << 30)
+    whole, gradients, cotangents = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
+    monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", size)
+    found, fast, _ = pull_back(call(linear_cross_entropy, targets, reduction), inputs, cotangents)
+    assert_equal_to(found, whole)
+    assert_equal_to(fast, gradients)
+
+
+@every_reduction
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_logits_stay_finite_and_exact(reduction, dtype, sign):
+    inputs, targets = make((40, 3, 7), dtype=dtype)
+    inputs[0] = sign * 1e4 * inputs[0]
+    expected, gradients, cotangents = pull_back(
+        call(reference.linear_cross_entropy, targets, reduction), inputs
+    )
+    found, fast, _ = pull_back(call(linear_cross_entropy, targets, reduction), inputs, cotangents)
+    assert expected[0].max() > 1e3
+    for value, wanted in zip([*found, *fast], [*expected, *gradients], strict=True):
+        assert value.isfinite().all()
+        relative = 1e-10 if dtype == torch.float64 else 1e-4
+        torch.testing.assert_close(value, wanted, rtol=relative, atol=relative * float(wanted.abs().max()))
+
+
+def test_the_likelihoods_of_all_targets_sum_to_one():
+    (hidden, weight, bias), _ = make((1, 4, 7))
+    nats = linear_cross_entropy(hidden.expand(7, 4), weight, bias, torch.arange(7), reduction="none")
+    assert_equal_to((-nats).exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_reductions_agree():
+    inputs, targets = make((40, 3, 7))
+    each, total, average = (
+        call(linear_cross_entropy, targets, reduction)(*inputs) for reduction in ("none", "sum", "mean")
+    )
+    assert each.shape == (40,)
+    assert_equal_to((total, average), (each.sum(), each.mean()))
+    assert linear_cross_entropy(*inputs, targets) == total
+
+
+@every_reduction
+def test_only_what_asks_for_a_gradient_decides_nothing(reduction):
+    inputs, targets = make((40, 3, 7))
+    _, gradients, cotangents = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
+    for index, wanted in enumerate(gradients):
+        some = [tensor.clone().requires_grad_(at == index) for at, tensor in enumerate(inputs)]
+        nats = call(linear_cross_entropy, targets, reduction)(*some)
+        (found,) = torch.autograd.grad(nats, [some[index]], cotangents)
+        assert_equal_to(found, wanted, tolerance=0)
+    with torch.no_grad():
+        assert not call(linear_cross_entropy, targets, reduction)(*inputs).requires_grad
+
+
+@every_reduction
+def test_nothing_that_goes_in_is_changed_and_any_layout_works(reduction):
+    inputs, targets = make((40, 3, 7))
+    scattered = [
+        torch.stack([inputs[0], inputs[0]], dim=-1)[..., 0],
+        inputs[1].T.contiguous().T,
+        torch.stack([inputs[2], inputs[2]], dim=-1)[..., 0],
+    ]
+    assert not any(tensor.is_contiguous() for tensor in scattered)
+    before = [tensor.clone() for tensor in (*inputs, targets)]
+    function = call(linear_cross_entropy, targets, reduction)
+    expected, gradients, cotangents = pull_back(function, inputs)
+    assert all(map(torch.equal, (*inputs, targets), before))
+    leaves = [tensor.requires_grad_() for tensor in scattered]
+    found = function(*leaves)
+    assert_equal_to(found, expected[0])
+    assert_equal_to(torch.autograd.grad(found, leaves, cotangents), gradients)
+
+
+def bfloat16_bound(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """How far nats [N] may move when the logits are computed in bfloat16.
+
+    Rounding to bfloat16 errs by u = 2^-8 at most: once in each factor of a product, once in the bias and once
+    in the logit. Nats are a difference of two quantities of which each moves by the largest error of a logit.
+    """
+    u = 2**-8
+    logit_error = u * (3 * (hidden.abs() @ weight.abs().T) + 2 * bias.abs())
+    return 2 * logit_error.amax(dim=1)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_under_autocast_only_products_are_bfloat16(reduction):
+    inputs, targets = make((60, 32, 50), dtype=torch.float32)
+    exact, wanted, cotangents = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
+
+    def low(*given):
+        with torch.autocast("cpu", torch.bfloat16):
+            return call(linear_cross_entropy, targets, reduction)(*given)
+
+    found, gradients, _ = pull_back(low, inputs, cotangents)
+    bound = bfloat16_bound(*inputs)
+    error = (found[0] - exact[0]).abs()
+    assert error.max() > 0
+    assert (error <= (bound.sum() if reduction == "sum" else bound)).all()
+    assert (error <= 0.02 * exact[0].abs().mean()).all()
+    for gradient, precise in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - precise).norm() < 2**-4 * precise.norm()
+
+
+def test_hidden_rows_in_bfloat16_are_widened_first():
+    (hidden, weight, bias), targets = make((20, 8, 7), dtype=torch.float32)
+    hidden = hidden.bfloat16()
+    nats = linear_cross_entropy(hidden, weight, bias, targets, reduction="none")
+    assert nats.dtype == torch.float32
+    expected = F.cross_entropy(F.linear(hidden.float(), weight, bias), targets, reduction="none")
+    assert_equal_to(nats, expected)
+
+
+@pytest.mark.parametrize("target", [-1, 7, -100])
+def test_a_target_outside_the_vocabulary_is_refused(target):
+    inputs, targets = make((20, 3, 7))
+    targets[11] = target
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        linear_cross_entropy(*inputs, targets)
