@@ -125,7 +125,7 @@ def test_a_long_text_is_cut_between_words_near_the_share(tmp_path):
     assert prepared.manifest["valid_documents_also_in_train"] == 0
 
 
-def test_no_more_is_held_out_than_the_limit(tmp_path):
+def test_no_more_is_held_out_than_the_limit(record):
     for documents in (["word " * 4000], LINES):  # by position, and by document
         path = record(documents)
         held_out = both(prepare(config(path, valid="0.5", valid_limit=900)))[1]

@@ -44,6 +44,13 @@ CUT_PROBE = "def f(x):\n    return 3.14  # it's\n\n\n    é … 12 345\t\n  </s>
 """Text with the places where long documents are cut: before white space that follows a character."""
 
 
+_UNIT = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
+"""A word with the white space before it, in the sense in which long documents are cut (`documents.cut`)."""
+
+MOST_KNOWN_UNITS = 500_000
+"""Encoded words remembered at most, about 100 MB; then remembering starts afresh."""
+
+
 class Tokenizer:
     """A vocabulary with its rules, and the three framing tokens."""
 
@@ -59,6 +66,7 @@ class Tokenizer:
         file.add_special_tokens([name for name in taken if name not in vocabulary])
         file.encode_special_tokens = True
         self.start_id, self.end_id, self.pad_id = (self._id(name) for name in taken)
+        self._known: dict[str, bytes] = {}
         self.unknown_id: int | None = file.token_to_id(UNKNOWN)
         self.vocab_size: int = file.get_vocab_size(with_added_tokens=True)
 
@@ -82,12 +90,14 @@ class Tokenizer:
     @cached_property
     def cuts_safely(self) -> bool:
         """Whether cutting a text before white space that follows a character leaves its tokens the same."""
-        whole = self.encode(CUT_PROBE).tolist()
-        return all(
-            self.encode(CUT_PROBE[:at]).tolist() + self.encode(CUT_PROBE[at:]).tolist() == whole
-            for at in range(1, len(CUT_PROBE))
-            if CUT_PROBE[at].isspace() and not CUT_PROBE[at - 1].isspace()
-        )
+        file, cuts = self._file, [match.start() for match in _UNIT.finditer(CUT_PROBE)][1:]
+        if file.pre_tokenizer is None:
+            return False  # nothing keeps a merge from reaching across
+        spans = [span for _, span in file.pre_tokenizer.pre_tokenize_str(CUT_PROBE)]
+        if any(begin < at < end for begin, end in spans for at in cuts):
+            return False
+        whole = self._encode_whole([CUT_PROBE])[0]
+        return all(b"".join(self._encode_whole([CUT_PROBE[:at], CUT_PROBE[at:]])) == whole for at in cuts)
 
     @property
     def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
@@ -99,9 +109,25 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
-        """Ids of each text, without framing; all cores work on the batch."""
+        """Ids of each text, without framing.
+
+        Where texts may be cut safely, each distinct word, with the white space before it, is encoded once
+        and remembered: natural text repeats itself, so that this is several times as fast.
+        """
+        if not self.cuts_safely:
+            return [np.frombuffer(ids, dtype=self.dtype) for ids in self._encode_whole(texts)]
+        units = [_UNIT.findall(text) for text in texts]
+        new = list({unit for of_text in units for unit in of_text if unit not in self._known})
+        if len(self._known) + len(new) > MOST_KNOWN_UNITS:
+            self._known.clear()
+            new = list({unit for of_text in units for unit in of_text})
+        self._known.update(zip(new, self._encode_whole(new), strict=True))
+        return [np.frombuffer(b"".join(map(self._known.__getitem__, u)), dtype=self.dtype) for u in units]
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[bytes]:
+        """Ids of each text as the bytes of an array; all cores work on the batch."""
         encodings = self._file.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+        return [np.array(encoding.ids, dtype=self.dtype).tobytes() for encoding in encodings]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Start token and ids of `text`, refusing what the vocabulary cannot say.
@@ -204,7 +230,7 @@ def train_tokenizer(
     """
     if kind in ("byte", "bpe"):
         file = TokenizerFile(models.BPE())
-        file.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bpe")
+        file.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         file.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         smallest = len(alphabet) + 3
