@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"cells", "chapter", "config", "errors", "files", "ops"},
     "generate": {"errors", "models"},
     "evaluate": {"data", "errors", "models"},
-    "text_model": {"config", "data", "errors", "evaluate", "files", "generate", "models"},
+    "text_model": {"config", "data", "errors", "evaluate", "files", "generate", "models", "settings"},
     "train": {
         "chapter",
         "config",

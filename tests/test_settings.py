@@ -55,6 +55,15 @@ def test_a_file_may_name_its_preset(toml):
     assert resolved.optimizer == PRESETS["chapter"].optimizer
 
 
+def test_a_preset_that_is_given_wins_over_that_of_the_file(toml):
+    path = toml('preset = "chapter"\n[model]\nnum_layers = 5\n')
+    for preset, expected in ((None, "chapter"), ("default", "default"), ("chapter", "chapter")):
+        resolved = resolve(preset, path)
+        assert resolved.preset == expected
+        assert resolved.optimizer == PRESETS[expected].optimizer
+        assert resolved.model.num_layers == 5
+
+
 @pytest.mark.parametrize(
     "name",
     ["optimizer.learning_rate", "learning_rate", "learning-rate", "optimizer.learning-rate"],

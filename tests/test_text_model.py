@@ -67,7 +67,8 @@ def test_what_is_saved_is_what_is_loaded(letters, tmp_path, cell, tied, width):
     tokens = torch.randint(one.tokenizer.vocab_size, (3, 9))
     states = [model.initial_state(3) for model in (one.model, other.model)]
     (before, _), (after, _) = (
-        text_model.model.log_probs(tokens, state) for text_model, state in zip((one, other), states, strict=True)
+        text_model.model.log_probs(tokens, state)
+        for text_model, state in zip((one, other), states, strict=True)
     )
     assert torch.equal(before, after)
     assert other.generate(seed=3, max_tokens=20) == one.generate(seed=3, max_tokens=20)
@@ -221,13 +222,12 @@ def test_there_are_ends_of_every_kind(letters):
 
 
 def test_what_may_become_a_stop_string_waits(letters):
-    waited = 0
-    for seed in range(40):
-        told: list[str] = []
-        letters.generate(seed=seed, stop=["bbb"], max_tokens=20, on_text=lambda row, text: told.append(text))
-        assert all("bbb" not in "".join(told[: i + 1]) for i in range(len(told)))
-        waited += any(len(text) > 1 for text in told)
-    assert waited  # "bb" was held back until another letter followed
+    told: list[tuple[int, str]] = []
+    arguments = {"samples": 40, "stop": ["bbb"], "max_tokens": 20}
+    letters.generate(on_text=lambda row, text: told.append((row, text)), **arguments)
+    for row in range(40):
+        assert "bbb" not in "".join(text for of_row, text in told if of_row == row)
+    assert any(len(text) > 1 for _, text in told)  # "bb" was held back until another letter followed
 
 
 def test_text_appears_at_once_where_nothing_can_stop_it(letters):

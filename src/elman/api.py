@@ -12,7 +12,7 @@ from elman.train.run import RunResult, run_training
 def train(
     corpus: str | Path = "python-docs",
     *,
-    preset: str = "default",
+    preset: str | None = None,
     config: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = True,
@@ -22,7 +22,7 @@ def train(
 
     Args:
         corpus: A file, a folder, or a corpus by name; see `elman train --help`.
-        preset: Where the settings start from.
+        preset: Where the settings start from; None takes the one that `config` names, or else "default".
         config: A TOML file over the preset.
         out: The run folder, which must not exist; None makes one under `runs/`.
         quiet: No progress on stderr.

@@ -259,6 +259,8 @@ PRESETS: dict[str, RunConfig] = {
         optimizer=OptimizerConfig(
             learning_rate=1e-3, schedule="constant", clip_norm=None, decay_vectors=True
         ),
-        training=TrainingConfig(batches="documents", batch_size=128, max_length=30, epochs=1.0),
+        training=TrainingConfig(
+            batches="documents", batch_size=128, max_length=30, epochs=1.0, precision="float32"
+        ),
     ),
 }

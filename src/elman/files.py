@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -19,7 +20,8 @@ def write_atomically(path: Path, payload: bytes | str) -> None:
         scratch.write_bytes(payload.encode() if isinstance(payload, str) else payload)
         os.replace(scratch, path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be what is missing
+            scratch.unlink()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"{path}: the disk is full; free some space and run it again") from error
         raise InputError(f"{path}: cannot write: {error.strerror}; choose another folder") from error

@@ -22,7 +22,7 @@ from elman.errors import ConfigError
 
 
 def resolve(
-    preset: str = "default",
+    preset: str | None = None,
     toml: Path | None = None,
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
@@ -30,7 +30,7 @@ def resolve(
     """The settings of a run: the preset, then `toml`, then `environment`, then `overrides`.
 
     Args:
-        preset: A name in PRESETS.
+        preset: A name in PRESETS; None takes the one that `toml` names, or else "default".
         toml: A file with tables `[data]`, `[model]`, `[optimizer]` and `[training]`; it may name its `preset`.
         environment: Variables `ELMAN_<FIELD>`; others are ignored.
         overrides: Settings by dotted or bare name; strings are converted to the field's type.
@@ -41,13 +41,15 @@ def resolve(
     layers: list[tuple[str, Mapping[str, object]]] = []
     if toml is not None:
         tables = _read_toml(toml)
-        preset = str(tables.pop("preset", preset))
+        named = str(tables.pop("preset", "default"))
+        preset = named if preset is None else preset
         layers.append((str(toml), _flatten(tables, str(toml))))
     if environment:
         known = {f"ELMAN_{name.upper()}": name for name in _fields_by_name()}
         layers += [(key, {known[key]: value}) for key, value in environment.items() if key in known]
     layers.append(("command line", overrides or {}))
 
+    preset = "default" if preset is None else preset
     if preset not in PRESETS:
         raise ConfigError(
             f"unknown preset {preset!r}{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
@@ -89,6 +91,23 @@ def from_toml(path: Path) -> RunConfig:
         section, name_of_field, annotation = _find(name, str(path))
         values[section][name_of_field] = _convert(value, annotation, f"{path}: {name_of_field}")
     return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
+
+
+def read_section(name: str, values: object, where: str) -> Any:
+    """One section, `ModelConfig` for "model", from plain values that need not be trusted.
+
+    Raises:
+        ConfigError: An unknown name, a wrong type or an impossible value.
+    """
+    fields = {}
+    for key, value in _flatten({name: values}, where).items():
+        _, name_of_field, annotation = _find(key, where)
+        if isinstance(value, str) and annotation in (bool, int, float):  # only a command line spells numbers
+            raise ConfigError(
+                f"{where}: {name_of_field}: {value!r} is a string, not of type {annotation.__name__}"
+            )
+        fields[name_of_field] = _convert(value, annotation, f"{where}: {name_of_field}")
+    return SECTIONS[name](**fields)
 
 
 def parse_duration(text: str) -> float:

@@ -23,6 +23,7 @@ from elman.generate.sampling import Sampling
 from elman.models.build import build, build_empty
 from elman.models.recurrent import RecurrentLanguageModel
 from elman.models.store import find_model, read_settings, read_tensors, write_model
+from elman.settings import read_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,12 @@ def load(path: str | Path, *, device: str = "cpu") -> TextModel:
     """
     folder = find_model(Path(path).expanduser())
     settings = read_settings(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"{folder / 'tokenizer.json'}: missing; copy the whole model folder")
     try:
         tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
     except InputError as error:
-        raise ModelError(f"{folder}: {error}") from error
+        raise ModelError(str(error)) from error
     if tokenizer.vocab_size != settings.get("vocab_size") or tokenizer.sha256 != settings.get(
         "tokenizer_sha256"
     ):
@@ -177,9 +180,9 @@ def load(path: str | Path, *, device: str = "cpu") -> TextModel:
             f" {tokenizer.pad_id}; restore the original file"
         )
     try:
-        config = ModelConfig(**settings["model"])
+        config = read_section("model", settings.get("model"), "model")
         empty = build_empty(config, tokenizer.vocab_size, tokenizer.pad_id)
-    except (ConfigError, KeyError, TypeError) as error:
+    except ConfigError as error:
         raise ModelError(f"{folder / 'config.json'}: {error}") from error
     tensors = read_tensors(folder, _saved_tensors(empty))
     model = build(config, tokenizer.vocab_size, tokenizer.pad_id)

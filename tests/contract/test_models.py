@@ -144,7 +144,9 @@ def test_no_tensor_comes_near_the_size_of_all_logits(family, monkeypatch):
         model.log_probs(tokens, state)
     assert everything.elements == all_logits  # the measurement sees what there is to see
 
-    monkeypatch.setattr(sys.modules["elman.ops.linear_cross_entropy"], "CHUNK_ELEMENTS", 1)
+    module = sys.modules["elman.ops.linear_cross_entropy"]
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(module, "LEAST_ROWS", 16)
     with LargestTensor() as scoring:
         found, _ = model.score(tokens, targets, state)
     assert 0 < scoring.elements < all_logits / 10

@@ -99,7 +99,7 @@ def test_of_few_documents_the_end_is_held_out(record, documents, valid):
         train, held_out = both(prepare(config(record(documents), valid=str(valid))))
     except InputError as error:
         assert "text left after the split" in str(error)
-        assert round(len(text) * (1 - valid)) in (0, len(text))
+        assert round(len(text) - valid * len(text)) in (0, len(text))
         return
     assert "".join(train) + "".join(held_out) == text
     # Every document is whole but the one that the cut goes through.
@@ -107,13 +107,14 @@ def test_of_few_documents_the_end_is_held_out(record, documents, valid):
     assert parts in (0, 1)
     joined = train + held_out if not parts else [*train[:-1], train[-1] + held_out[0], *held_out[1:]]
     assert joined == documents
-    assert len("".join(held_out)) >= len(text) - round(len(text) * (1 - valid))
+    assert len("".join(held_out)) >= len(text) - round(len(text) - valid * len(text))
 
 
-def test_a_long_text_is_cut_between_words_near_the_share(tmp_path):
+@pytest.mark.parametrize("share", [0.25, 0.28, 0.33, 0.4])
+def test_a_long_text_is_cut_between_words_near_the_share(tmp_path, share):
     text = " ".join(LINES * 20)
     (tmp_path / "long.txt").write_text(text)
-    prepared = prepare(config(str(tmp_path / "long.txt"), valid="0.25"))
+    prepared = prepare(config(str(tmp_path / "long.txt"), valid=str(share)))
     (train,), blocks = both(prepared)
     assert len(blocks) > 1
     assert all(HELD_OUT_BLOCK <= len(block) < HELD_OUT_BLOCK + PIECE_CHARACTERS for block in blocks[:-1])
@@ -121,7 +122,7 @@ def test_a_long_text_is_cut_between_words_near_the_share(tmp_path):
     assert train + valid == text
     assert all(block[0].isspace() for block in blocks)
     assert not train[-1].isspace()
-    assert 0.25 <= len(valid) / len(text) < 0.25 + PIECE_CHARACTERS / len(text)
+    assert share <= len(valid) / len(text) < share + PIECE_CHARACTERS / len(text)
     assert prepared.manifest["valid_documents_also_in_train"] == 0
 
 
@@ -295,6 +296,17 @@ def test_counts_are_of_the_text_before_it_is_masked(record):
     prepared = prepare(config(record(documents), mask_digits=True))
     total = sum(prepared.manifest[part]["bytes"] for part in ("train", "valid"))
     assert total == sum(len(text.encode()) for text in documents)
+
+
+def test_what_is_remarkable_about_a_text_is_told_every_time(tmp_path, byte):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"caf\xe9 " * 30)
+    given = config(str(path), encoding_errors="replace", valid="0.3")
+    for _ in range(2):  # the second time from the cache
+        remarks: list[str] = []
+        prepare_text(given, byte, note=remarks.append)
+        assert any("30 invalid bytes" in remark for remark in remarks)
+        assert prepare(given).manifest["notes"] == remarks
 
 
 @pytest.mark.parametrize("characters", [1, 50, 20_000])

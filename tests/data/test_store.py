@@ -29,7 +29,7 @@ def write(folder, documents, dtype=UINT32) -> TokenStore:
         for pieces in documents:
             writer.begin()
             for ids in pieces:
-                writer.add(np.array(ids, dtype=dtype), len(ids), 2 * len(ids), 1)
+                writer.add(np.array(ids, dtype=np.int64), len(ids), 2 * len(ids), 1)
         writer.close(np.arange(len(documents), dtype=np.uint64) + 2**63)
     return open_store(folder, "text", dtype, START)
 
@@ -92,6 +92,16 @@ def test_tokens_and_index_that_disagree_are_refused(tmp_path, change):
     path = tmp_path / "text.tokens"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError, match=r"text\.tokens: \d+ bytes, 16 expected; remove "):
+        open_store(tmp_path, "text", UINT32, START)
+
+
+@pytest.mark.parametrize("name", ["starts", "characters", "bytes", "words", "hashes"])
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda _: b"", lambda _: b"not an array"])
+def test_an_index_that_is_damaged_is_refused(tmp_path, name, change):
+    write(tmp_path, [[[1, 2, 3]]])
+    path = tmp_path / f"text.{name}.npy"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=rf"text\.{name}\.npy: damaged; remove "):
         open_store(tmp_path, "text", UINT32, START)
 
 

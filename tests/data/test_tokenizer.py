@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models, normalizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as TokenizerFile
 
 from elman.data import documents, tokenizer
@@ -109,6 +109,30 @@ def test_a_batch_is_its_texts(trained, kind, texts):
     batch = trained[kind].encode_batch(texts)
     assert [ids.tolist() for ids in batch] == [trained[kind].encode(text).tolist() for text in texts]
     assert all(ids.dtype == trained[kind].dtype for ids in batch)
+
+
+@pytest.mark.parametrize("most", [0, 2, 500_000])
+@pytest.mark.parametrize("kind", KINDS)
+@given(texts=st.lists(TRICKY | st.lists(st.sampled_from(SAMPLE[0].split(" "))).map(" ".join), max_size=4))
+def test_words_that_are_remembered_change_nothing(trained, kind, most, texts):
+    file = TokenizerFile.from_str(trained[kind].to_json())
+    file.encode_special_tokens = True
+    whole = [file.encode(text, add_special_tokens=False).ids for text in texts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "MOST_KNOWN_UNITS", most)
+        for _ in range(2):
+            assert [ids.tolist() for ids in trained[kind].encode_batch(texts)] == whole
+    for text, ids in zip(texts, whole, strict=True):
+        if trained[kind].unknown_id not in ids:
+            assert trained[kind].encode_prompt(text)[1:] == ids
+
+
+def test_no_more_words_are_remembered_than_the_most(monkeypatch):
+    monkeypatch.setattr(tokenizer, "MOST_KNOWN_UNITS", 5)
+    byte = train_tokenizer("byte", [], vocab_size=None)
+    for i in range(20):
+        byte.encode(f"a{i} b{i}")
+        assert len(byte._known) <= 5
 
 
 # ---- special tokens -------------------------------------------------------------------------------------
@@ -235,6 +259,14 @@ def test_a_folder_stands_for_the_file_in_it(trained, tmp_path):
     assert load_tokenizer(str(tmp_path)).sha256 == trained["bpe"].sha256
 
 
+def test_a_run_folder_stands_for_the_file_of_its_model(trained, tmp_path):
+    with pytest.raises(TokenizerError, match="this folder has no tokenizer.json"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tokenizer.json").write_text(trained["bpe"].to_json(), encoding="utf-8")
+    assert load_tokenizer(str(tmp_path)).sha256 == trained["bpe"].sha256
+
+
 def test_a_file_that_cuts_or_pads_is_told_not_to(trained, tmp_path):
     file = TokenizerFile.from_str(trained["byte"].to_json())
     file.enable_truncation(2)
@@ -306,6 +338,16 @@ def prepending(*special: str) -> Tokenizer:
 
 def test_a_tokenizer_that_marks_the_beginning_cannot_be_cut():
     assert not prepending(START, END).cuts_safely
+
+
+def test_a_tokenizer_whose_entries_reach_across_white_space_cannot_be_cut():
+    pairs = TokenizerFile(models.BPE())
+    pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pairs.train_from_iterator([CUT_PROBE] * 9, trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    bare = TokenizerFile.from_str(pairs.to_str())
+    bare.pre_tokenizer = None
+    for file in (pairs, bare):
+        assert not Tokenizer(file).cuts_safely
 
 
 @pytest.mark.parametrize(

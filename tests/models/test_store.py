@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.config import ModelConfig
@@ -194,7 +194,6 @@ def test_bytes_too_many_are_refused(folder):
     refuse(read_tensors, folder, expected())
 
 
-@settings(deadline=None)  # files take the time that the disk takes
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_any_changed_byte_gives_finite_tensors_or_a_refusal(tmp_path_factory, place, byte):
     folder = tmp_path_factory.mktemp("changed")

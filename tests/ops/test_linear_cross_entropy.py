@@ -24,6 +24,7 @@ MODULE = sys.modules["elman.ops.linear_cross_entropy"]  # the package shows the 
 def _sixteen_rows_at_a_time(monkeypatch):
     """Small shapes must be cut too, and unevenly."""
     monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr(MODULE, "LEAST_ROWS", 16)
 
 
 def make(shape, biased=True, dtype=torch.float64):
@@ -230,6 +231,22 @@ def test_under_autocast_only_products_are_bfloat16(reduction):
     for gradient, precise in zip(gradients, wanted, strict=True):
         assert gradient.dtype == torch.float32
         assert (gradient - precise).norm() < 2**-4 * precise.norm()
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_under_autocast_sums_stay_float32(reduction):
+    """Small whole numbers multiply exactly in bfloat16, so nats and what is summed for the bias lose nothing."""
+    shapes = [(60, 4), (50, 4), (50,)]
+    inputs, targets = [torch.randint(-3, 4, shape).float() for shape in shapes], torch.randint(50, (60,))
+    exact, (*_, wanted), cotangents = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
+
+    def low(*given):
+        with torch.autocast("cpu", torch.bfloat16):
+            return call(linear_cross_entropy, targets, reduction)(*given)
+
+    found, (*_, d_bias), _ = pull_back(low, inputs, cotangents)
+    assert_equal_to(found, exact)
+    assert_equal_to(d_bias, wanted)
 
 
 def test_hidden_rows_in_bfloat16_are_widened_first():

@@ -22,7 +22,9 @@ from elman.train.optimizer import learning_rate, make_optimizer
 PAD, START, END, VOCAB = 0, 1, 2, 11
 
 PATTERN = store_from_ids([[3, 4, 5, 4, 6] * 6] * 4, start_id=START, end_id=END)
-UNEVEN = store_from_ids([[3 + (i * j) % 7 for j in range(i % 6)] for i in range(20)], start_id=START, end_id=END)
+UNEVEN = store_from_ids(
+    [[3 + (i * j) % 7 for j in range(i % 6)] for i in range(20)], start_id=START, end_id=END
+)
 
 
 class Watch:
@@ -101,7 +103,10 @@ def test_gradients_are_clipped_before_the_update(clip_norm):
     settings = {"learning_rate": 1.0, "schedule": "constant", "clip_norm": clip_norm}
     (result,) = run(model, streams(), steps=1, optimizer=sgd, **settings).results
     moved = math.sqrt(
-        sum((p - q).square().sum().item() for p, q in zip(model.parameters(), before.parameters(), strict=True))
+        sum(
+            (p - q).square().sum().item()
+            for p, q in zip(model.parameters(), before.parameters(), strict=True)
+        )
     )
     norm = result.gradient_norm.item()
     assert norm > 0.1  # of the gradient before clipping
@@ -112,7 +117,9 @@ def test_every_step_has_its_rate():
     settings = {"learning_rate": 0.5, "warmup": 0.25}
     watch = run(network(), streams(), steps=8, **settings)
     config = OptimizerConfig(**settings)
-    assert [result.learning_rate for result in watch.results] == [learning_rate(config, i / 8) for i in range(8)]
+    assert [result.learning_rate for result in watch.results] == [
+        learning_rate(config, i / 8) for i in range(8)
+    ]
     assert [result.used for result in watch.results] == [(i + 1) / 8 for i in range(8)]
     assert [result.step for result in watch.results] == list(range(1, 9))
 
@@ -120,7 +127,9 @@ def test_every_step_has_its_rate():
 def test_the_rate_reaches_the_optimizer():
     model = network()
     before = copy.deepcopy(model.state_dict())
-    run(model, streams(), steps=2, watch=Watch(stop=1), learning_rate=0.5, warmup=0.5)  # a rate of zero at first
+    run(
+        model, streams(), steps=2, watch=Watch(stop=1), learning_rate=0.5, warmup=0.5
+    )  # a rate of zero at first
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -5,85 +5,128 @@ Exit codes: 0 ok, 1 failed at run time, 2 usage, 3 missing extra, 4 bad input or
 6 out of disk or memory, 7 diverged, 130 interrupted.
 """
 
+import errno
+import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cyclopts import App, CycloptsError
 
 from elman import __version__
+from elman.cli.arguments import DEFAULTS, explain, refuse_unknown_options, require_utf8
+from elman.cli.data import data_app
+from elman.cli.doctor import doctor_command
+from elman.cli.evaluate import evaluate_command
+from elman.cli.generate import generate_command
+from elman.cli.render import Output, visible
+from elman.cli.settings import settings_command
+from elman.cli.train import gather_settings, train_command
 from elman.errors import ElmanError, ResourceError
 
 HELP = """\
 Recurrent neural network language models: train, evaluate, generate.
 
-    elman train                       train on the Python documentation, in 90 seconds
-    elman train novel.txt             train on a text of yours
+For example:
+
+    elman train                       learn from the Python documentation, 90 s
+    elman train novel.txt             learn from a text of yours
     elman eval runs/NAME text.txt     how well a model predicts a text
     elman generate runs/NAME "The"    continue a prompt
-    elman doctor runs/NAME            check that a model's probabilities are sound
+    elman doctor runs/NAME            check that its probabilities are sound
+
+Every command takes --help, and --debug, which shows where an error came from.
 """
 
-
-VERBS = {
-    "train": ("train:train_command", "Train a language model and score it on held-out text."),
-    "eval": ("evaluate:evaluate_command", "Score a text with a model."),
-    "generate": ("generate:generate_command", "Continue a prompt."),
-    "doctor": ("doctor:doctor_command", "Check the environment and the soundness of a model."),
-    "settings": ("settings:settings_command", "Print every setting as a TOML file, with a sentence on each."),
-    "data": ("data:data_app", "Prepare and inspect corpora, train tokenizers, find duplicates."),
-}
-"""Name, where it is, and a line for the list of commands."""
+VERBS: tuple[tuple[str, Callable[..., int], str], ...] = (
+    ("train", train_command, "[CORPUS]"),
+    ("eval", evaluate_command, "MODEL [TEXT]"),
+    ("generate", generate_command, "MODEL [PROMPT]"),
+    ("doctor", doctor_command, "[MODEL]"),
+    ("settings", settings_command, "[PRESET]"),
+)
+"""Name, function, and what it takes; `data` has verbs of its own."""
 
 
 def make_app() -> App:
-    """All verbs, each imported when it is called."""
-    app = App(name="elman", help=HELP, version=__version__, help_format="plaintext")
-    for name, (target, summary) in VERBS.items():
-        app.command(f"elman.cli.{target}", name=name, help=summary)
+    """All verbs. Their modules import no torch, so --help is there at once."""
+    app = App(
+        name="elman",
+        help=HELP,
+        help_format="plaintext",
+        version=__version__,
+        default_parameter=DEFAULTS,
+        console=Output(),
+        suppress_keyboard_interrupt=False,
+    )
+    for order, (name, command, takes) in enumerate(VERBS):
+        app.command(command, name=name, usage=f"Usage: elman {name} {takes} [OPTIONS]", sort_key=order)
+    app.command(data_app)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    _make_streams_safe()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: list[str]) -> int:
     """Run the command line; the exit code. Errors of elman's own are one line on stderr."""
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments, debug = _take_debug(arguments)
     try:
+        require_utf8(arguments)
+        app = make_app()
         if arguments[:1] == ["train"]:
-            from elman.cli.train import qualify_settings
-
-            arguments = qualify_settings(arguments)
-        code = make_app()(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            arguments = gather_settings(arguments)
+        else:
+            refuse_unknown_options(app, arguments)
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        return _fail(error, 2, debug)
+        return _fail(error, 2, debug, explain(error))
     except ElmanError as error:
         return _fail(error, error.exit_code, debug)
     except MemoryError as error:
-        return _fail(
-            error, ResourceError.exit_code, debug, "out of memory; make the model or the batch smaller"
-        )
+        message = "out of memory; make the model or the batch smaller"
+        return _fail(error, ResourceError.exit_code, debug, message)
     except KeyboardInterrupt:
         print("elman: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = f"{error.filename or 'output'}: {error.strerror or error}"
+        return _fail(error, ResourceError.exit_code if full else 1, debug, message)
     except Exception as error:
         message = f"{type(error).__name__}: {error}; this is a fault of elman's: --debug shows where"
         return _fail(error, 1, debug, message)
+
+
+def _take_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without `--debug`, and whether it was there; after `--` it is text."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != "--debug"]
+    return options + arguments[end:], len(options) < end
+
+
+def _make_streams_safe() -> None:
+    """A closed stream swallows what is written; a character that an encoding lacks is written by its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:
     if debug:
         traceback.print_exception(error)
     text = " ".join(str(error if message is None else message).split())
-    print(f"elman: {text}", file=sys.stderr)
+    print(f"elman: {visible(text)}", file=sys.stderr)
     return code

@@ -1,61 +1,52 @@
 """`elman data`: prepare, inspect, tokenizer, duplicates."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
+from elman.cli.arguments import Reading, Source, Whole
 from elman.cli.render import print_json, print_table, say, visible
-from elman.config import DataConfig
+from elman.config import DataConfig, require_integer
 from elman.errors import InputError
 
-data_app = App(
-    name="data",
-    help="Prepare and inspect corpora, train tokenizers, find duplicates.",
-    help_format="plaintext",
-)
-
-Documents = Literal["line", "paragraph", "file", "record"] | None
-Flag = Annotated[bool, Parameter(negative="")]
+data_app = App(name="data", help="Prepare and inspect corpora, train tokenizers, find duplicates.")
 
 
-@data_app.command(name="prepare")
+@data_app.command(name="prepare", usage="Usage: elman data prepare [CORPUS] [OPTIONS]")
 def prepare_command(
-    corpus: str = "python-docs",
+    corpus: Source = "python-docs",
     *,
-    documents: Documents = None,
-    valid: str = "0.05",
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+    valid: Source = "0.05",
     tokenizer: str = "auto",
-    vocab_size: int | None = None,
-    mask_digits: Flag = False,
-    encoding_errors: Literal["strict", "replace"] = "strict",
-    text_field: str = "text",
-    json: Flag = False,
+    vocab_size: Whole | None = None,
+    mask_digits: bool = False,
+    json: bool = False,
 ) -> int:
-    """Turn CORPUS into token files in the cache, so that training with the same settings starts at once.
+    """Turn a corpus into token files in the cache.
+
+    Training with the same settings then starts at once.
 
     Args:
         corpus: Anything that `elman train` accepts.
-        documents: What a document is.
+        reading: Flattened into options of its fields' names.
         valid: Held-out text: a share of the corpus, or a corpus of its own.
         tokenizer: byte, char, word, bpe, auto, a tokenizer.json, or a hub name.
         vocab_size: Entries of a vocabulary trained here.
         mask_digits: Read every digit as #.
-        encoding_errors: Refuse bytes that are not UTF-8, or replace them.
-        text_field: The field of jsonl, parquet and hf: records.
         json: Print one JSON document (elman.data/1).
     """
     from elman.data.prepare import prepare
 
     config = DataConfig(
         corpus=corpus,
-        documents=documents,
         valid=valid,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
         mask_digits=mask_digits,
-        encoding_errors=encoding_errors,
-        text_field=text_field,
+        **asdict(reading),
     )
     manifest = prepare(config, report=lambda what, share: say(f"{what} {share:.0%}")).manifest
     if json:
@@ -64,41 +55,40 @@ def prepare_command(
     columns = ["documents", "targets", "characters", "bytes", "words"]
     rows = [[name, *(f"{manifest[name][column]:,}" for column in columns)] for name in ("train", "valid")]
     print_table(["split", *columns], rows)
+    shared = manifest["valid_documents_also_in_train"]
     print(f"\nvocabulary {manifest['vocab_size']:,}, in {manifest['folder']}")
-    print(
-        f"held-out documents that also stand in the training text: {manifest['valid_documents_also_in_train']:,}"
-    )
+    print(f"held-out documents that also stand in the training text: {shared:,}")
     for note in manifest["notes"]:
-        print(f"note: {note}")
+        print(f"note: {visible(note)}")
     return 0
 
 
-@data_app.command(name="inspect")
+@data_app.command(name="inspect", usage="Usage: elman data inspect [CORPUS] [OPTIONS]")
 def inspect_command(
-    corpus: str = "python-docs",
+    corpus: Source = "python-docs",
     *,
-    documents: Documents = None,
-    show: int = 3,
-    encoding_errors: Literal["strict", "replace"] = "strict",
-    text_field: str = "text",
-    json: Flag = False,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+    show: Whole = 3,
+    json: bool = False,
 ) -> int:
-    """Say what CORPUS holds: sizes, equal documents, the lengths of documents, and the first few of them.
+    """Say what a corpus holds.
+
+    Sizes, equal documents, the lengths of documents, and the first few of them.
 
     Args:
         corpus: Anything that `elman train` accepts.
-        documents: What a document is.
+        reading: Flattened into options of its fields' names.
         show: How many documents to show the beginning of.
-        encoding_errors: Refuse bytes that are not UTF-8, or replace them.
-        text_field: The field of jsonl, parquet and hf: records.
         json: Print one JSON document (elman.inspect/1).
     """
+    require_integer("show", show, at_least=0)
+
     import numpy as np
 
     from elman.data.corpora import open_corpus
     from elman.data.prepare import survey_corpus
 
-    source = open_corpus(corpus, documents=documents, text_field=text_field, encoding_errors=encoding_errors)
+    source = open_corpus(corpus, **asdict(reading))
     survey = survey_corpus(source)
     beginnings: list[str] = []
     for piece in source.pieces():
@@ -117,39 +107,34 @@ def inspect_command(
         "sha256": survey.sha256,
     }
     if json:
-        print_json(
-            {
-                "schema": "elman.inspect/1",
-                "corpus": corpus,
-                **facts,
-                "notes": source.notes,
-                "first": beginnings,
-            }
-        )
+        rest = {"notes": source.notes, "first": beginnings}
+        print_json({"schema": "elman.inspect/1", "corpus": corpus, **facts, **rest})
         return 0
     labels = {"shortest": "shortest document, characters", "median": "median", "longest": "longest"}
     for name, value in facts.items():
         label = labels.get(name, name.replace("_", " "))
         print(f"{label:<32}{value:,}" if isinstance(value, int) else f"{label:<32}{value}")
     for note in source.notes:
-        print(f"note: {note}")
+        print(f"note: {visible(note)}")
     for number, text in enumerate(beginnings, start=1):
         print(f"\n--- document {number}\n{visible(text)}")
     return 0
 
 
-@data_app.command(name="tokenizer")
+@data_app.command(name="tokenizer", usage="Usage: elman data tokenizer [CORPUS] --out PATH [OPTIONS]")
 def tokenizer_command(
-    corpus: str = "python-docs",
+    corpus: Source = "python-docs",
     *,
     out: Path,
     kind: Literal["byte", "char", "word", "bpe"] = "bpe",
-    vocab_size: int | None = None,
-    mask_digits: Flag = False,
-    documents: Documents = None,
-    json: Flag = False,
+    vocab_size: Whole | None = None,
+    mask_digits: bool = False,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+    json: bool = False,
 ) -> int:
-    """Train a tokenizer on all of CORPUS and write it to OUT, for --tokenizer OUT.
+    """Train a tokenizer on all of a corpus.
+
+    The file that it writes is for --tokenizer OUT.
 
     Args:
         corpus: Anything that `elman train` accepts.
@@ -157,9 +142,11 @@ def tokenizer_command(
         kind: What an entry of the vocabulary is.
         vocab_size: Most entries, special tokens included. Default: by the size of the text.
         mask_digits: Read every digit as #.
-        documents: What a document is.
+        reading: Flattened into options of its fields' names.
         json: Print one JSON document (elman.tokenizer/1).
     """
+    DataConfig(tokenizer=kind, vocab_size=vocab_size)  # has the ranges
+
     from elman.data.corpora import open_corpus
     from elman.data.prepare import survey_corpus
     from elman.data.tokenizer import suit_vocabulary, train_tokenizer
@@ -167,7 +154,7 @@ def tokenizer_command(
 
     if out.exists():
         raise InputError(f"{out}: exists already; give another --out, or remove it")
-    source = open_corpus(corpus, documents=documents)
+    source = open_corpus(corpus, **asdict(reading))
     if kind == "bpe" and vocab_size is None:
         _, vocab_size = suit_vocabulary(max(20_000, survey_corpus(source).characters))
     texts = (piece.text for piece in source.pieces())
@@ -182,18 +169,26 @@ def tokenizer_command(
         }
         print_json({"schema": "elman.tokenizer/1", **facts})
     else:
-        print(f"{out}: {kind}, {tokenizer.vocab_size:,} entries")
+        print(f"{visible(str(out))}: {kind}, {tokenizer.vocab_size:,} entries")
     return 0
 
 
-@data_app.command(name="duplicates")
-def duplicates_command(first: str, second: str, *, documents: Documents = None, json: Flag = False) -> int:
-    """Count the documents of SECOND that also stand in FIRST, a test text and its training text, say.
+@data_app.command(name="duplicates", usage="Usage: elman data duplicates FIRST SECOND [OPTIONS]")
+def duplicates_command(
+    first: Source,
+    second: Source,
+    *,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+    json: bool = False,
+) -> int:
+    """Count the documents of SECOND that also stand in FIRST.
+
+    A test text and its training text, say.
 
     Args:
         first: Anything that `elman train` accepts.
         second: Likewise.
-        documents: What a document is, in both.
+        reading: Flattened into options of its fields' names; they hold for both.
         json: Print one JSON document (elman.duplicates/1).
     """
     import numpy as np
@@ -201,11 +196,14 @@ def duplicates_command(first: str, second: str, *, documents: Documents = None, 
     from elman.data.corpora import open_corpus
     from elman.data.prepare import survey_corpus
 
-    theirs, ours = (survey_corpus(open_corpus(name, documents=documents)) for name in (first, second))
+    if first == second == "-":
+        raise InputError("standard input can be read once; give a file for FIRST or for SECOND")
+    theirs, ours = (survey_corpus(open_corpus(name, **asdict(reading))) for name in (first, second))
     shared = int(np.isin(ours.hashes, theirs.hashes).sum())
     total = len(ours.hashes)
     if json:
         print_json({"schema": "elman.duplicates/1", "documents": total, "also_in_first": shared})
     else:
-        print(f"{shared:,} of {total:,} documents of {second} ({shared / total:.1%}) also stand in {first}")
+        line = f"{shared:,} of {total:,} documents of {second} ({shared / total:.1%}) also stand in {first}"
+        print(visible(line))
     return 0

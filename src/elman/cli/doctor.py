@@ -3,27 +3,30 @@
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
+from elman.cli.arguments import Whole
 from elman.cli.render import print_json, print_table
+from elman.config import require_integer
 
 if TYPE_CHECKING:
     from elman.evaluate.doctor import Check
     from elman.text_model import TextModel
 
 
-def doctor_command(
-    model: Path | None = None, *, seed: int = 0, json: Annotated[bool, Parameter(negative="")] = False
-) -> int:
-    """Check the environment and, given MODEL, that its probabilities are sound. Exits 1 if a check fails.
+def doctor_command(model: Path | None = None, *, seed: Whole = 0, json: bool = False) -> int:
+    """Check the environment and the soundness of a model.
+
+    A model's probabilities must sum to one and depend on nothing but the text
+    before them. The exit code is 1 if a check fails.
 
     Args:
         model: A model folder or a run folder.
         seed: Of the random token sequences that a model is tried on.
         json: Print one JSON document (elman.doctor/1).
     """
+    require_integer("seed", seed, at_least=0, at_most=2**63 - 1)
+
     from elman.evaluate.doctor import check_model  # torch takes a second to import
     from elman.text_model import load
 

@@ -3,29 +3,34 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from elman.cli.arguments import Source, Whole
 from elman.cli.render import print_json, visible
+from elman.config import require_integer
+
+MOST_SAMPLES = 10_000
+"""Drawn side by side in one call: as many as memory surely holds. Another seed gives more."""
 
 
 def generate_command(
     model: Path,
-    prompt: str = "",
+    prompt: Source = "",
     *,
-    max_tokens: int = 200,
+    max_tokens: Whole = 200,
     temperature: float = 1.0,
-    top_k: int | None = None,
+    top_k: Whole | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     stop: tuple[str, ...] = (),
-    seed: int = 0,
-    samples: int = 1,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    seed: Whole = 0,
+    samples: Whole = 1,
+    json: bool = False,
 ) -> int:
-    """Continue PROMPT with MODEL, token by token, in constant memory and time a token.
+    """Continue a prompt.
+
+    Memory and time for a token stay the same however long the text becomes. A
+    prompt that begins with a hyphen goes last, after two: elman generate M -- "-a".
 
     Args:
         model: A model folder or a run folder.
@@ -41,19 +46,22 @@ def generate_command(
         samples: How many continuations.
         json: Print one JSON document (elman.generate/1).
     """
+    require_integer("samples", samples, at_least=1, at_most=MOST_SAMPLES)
+
     from elman.text_model import load  # torch takes a second to import
 
     text_model = load(model)
     if prompt == "-":
         prompt = sys.stdin.read()
     streaming = samples == 1 and not json
+    waiting = [prompt]  # shown with the first token, so that a refused request shows nothing
 
     def show(_: int, text: str) -> None:
+        text = "".join([*waiting, text])
+        waiting.clear()
         sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
-    if streaming:
-        show(0, prompt)
     drawn = text_model.generate(
         prompt,
         max_tokens=max_tokens,
@@ -70,7 +78,7 @@ def generate_command(
     if json:
         print_json({"schema": "elman.generate/1", "samples": [asdict(sample) for sample in drawn]})
     elif streaming:
-        print()
+        show(0, "\n")
     else:
         for number, sample in enumerate(drawn, start=1):
             print(f"--- {number} ({sample.tokens} tokens, {sample.finish_reason})")

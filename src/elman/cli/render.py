@@ -1,5 +1,6 @@
 """How results look: JSON for tools, tables for people, and text from a model made safe for a terminal."""
 
+import contextlib
 import json
 import math
 import re
@@ -15,24 +16,51 @@ from rich.table import Table
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+class Output(Console):
+    """stdout, in plain characters; a reader that has gone is BrokenPipeError, where rich would exit with 1."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again."""
+        raise BrokenPipeError
+
+
 def print_json(document: Mapping[str, Any]) -> None:
-    """One strict JSON document on stdout; numbers that JSON lacks are null."""
-    print(json.dumps(_finite(document), ensure_ascii=False, allow_nan=False))
+    """One strict JSON document on stdout, in ASCII for any encoding; numbers that JSON lacks are null."""
+    print(json.dumps(_finite(document), allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
-    """A table on stdout: the columns numbered in `left` to the left, those of numbers to the right."""
+    """A table on stdout: the columns numbered in `left` to the left, those of numbers to the right.
+
+    Headings are folded, numbers never; where there is no room, each row is a list.
+    """
+    rows = [[visible(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position in left else "right", overflow="fold")
+        if position in left:
+            table.add_column(column, overflow="fold")
+        else:
+            width = max(len(word) for word in [*column.split(), *(row[position] for row in rows)])
+            table.add_column(column, justify="right", min_width=width)
     for row in rows:
-        table.add_row(*(visible(cell) for cell in row))
-    Console(file=sys.stdout, markup=False, highlight=False).print(table)
+        table.add_row(*row)
+    output = Output()
+    unlimited = output.options.update(max_width=1_000_000)
+    if output.measure(table, options=unlimited).minimum <= output.width:
+        output.print(table)
+        return
+    for row in rows:
+        for column, cell in zip(columns, row, strict=True):
+            print(f"{column}: {cell}" if column else cell)
 
 
 def say(line: str) -> None:
-    """One line of progress on stderr."""
-    print(visible(line), file=sys.stderr, flush=True)
+    """One line of progress on stderr; a terminal that has gone ends no work."""
+    with contextlib.suppress(OSError):
+        print(visible(line), file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:

@@ -6,22 +6,29 @@ from itertools import pairwise
 from typing import Any
 
 from elman import config as definitions
+from elman.cli.render import print_json
 from elman.config import PRESETS, SECTIONS, suggestion
 from elman.errors import ConfigError
 from elman.settings import to_dict
 
 
-def settings_command(preset: str = "default") -> int:
-    """Print every setting of PRESET as TOML, with a sentence on each: a file for `elman train --config`.
+def settings_command(preset: str = "default", *, json: bool = False) -> int:
+    """Print every setting as a TOML file, with a sentence on each.
+
+    It is a file for `elman train --config`.
 
     Args:
         preset: default, or chapter.
+        json: Print one JSON document (elman.settings/1); what is not set is null.
     """
     if preset not in PRESETS:
         raise ConfigError(
             f"unknown preset {preset!r}{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
         )
-    print(describe_preset(preset), end="")
+    if json:
+        print_json({"schema": "elman.settings/1", **to_dict(PRESETS[preset])})
+    else:
+        print(describe_preset(preset), end="")
     return 0
 
 

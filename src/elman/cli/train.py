@@ -2,55 +2,58 @@
 
 import inspect
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from elman.cli.arguments import Documents, Source, Whole, options_in, unknown_option
 from elman.cli.render import command_line, print_json, print_table, say, visible
-from elman.config import suggestion
+from elman.config import SECTIONS
 from elman.errors import UsageError
 from elman.settings import resolve, setting_sections
 
 
 def train_command(
-    corpus: str | None = None,
+    corpus: Source | None = None,
     *,
-    preset: str = "default",
+    preset: str | None = None,
     config: Path | None = None,
     out: Path | None = None,
     cell: str | None = None,
-    hidden_size: int | None = None,
-    embedding_dim: int | None = None,
-    num_layers: int | None = None,
+    hidden_size: Whole | None = None,
+    embedding_dim: Whole | None = None,
+    num_layers: Whole | None = None,
     learning_rate: float | None = None,
-    batch_size: int | None = None,
-    bptt: int | None = None,
+    batch_size: Whole | None = None,
+    bptt: Whole | None = None,
     max_time: str | None = None,
-    max_steps: int | None = None,
+    max_steps: Whole | None = None,
     epochs: float | None = None,
-    documents: Literal["line", "paragraph", "file", "record"] | None = None,
-    valid: str | None = None,
+    documents: Documents | None = None,
+    valid: Source | None = None,
     tokenizer: str | None = None,
-    vocab_size: int | None = None,
+    vocab_size: Whole | None = None,
     encoding_errors: Literal["strict", "replace"] | None = None,
-    seed: int | None = None,
+    seed: Whole | None = None,
     device: str | None = None,
     precision: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="")] = False,
-    **settings: Annotated[dict[str, str], Parameter(show=False)],
+    json: bool = False,
+    quiet: Annotated[bool, Parameter(alias="-q")] = False,
+    setting: Annotated[tuple[str, ...], Parameter(show=False)] = (),
 ) -> int:
-    """Train a language model on CORPUS, score it on held-out text, and write a run folder.
+    """Train a language model on a text and score it on held-out text.
 
-    Every setting has a dotted name: --optimizer.weight-decay 0.1, --model.dropout 0.2, --data.mask-digits
-    true. `elman settings` lists them all, in the form of a TOML file for --config; environment variables
-    such as ELMAN_DROPOUT set them too.
+    Every setting has a name: --dropout 0.2, --weight-decay 0.1, --mask-digits, or
+    in full, --model.dropout 0.2. `elman settings` lists them all, in the form of a
+    TOML file for --config. Environment variables such as ELMAN_DROPOUT set them
+    too. The command line wins over the environment, and that over the file.
 
     Args:
         corpus: A text file, a folder, .jsonl, .parquet, .gz or .zst of these, - for standard input, hf:NAME,
             thelmbook:news, thelmbook:brown, or python-docs: the documentation in this Python (default).
-        preset: Where the settings start from: default (best in 90 seconds), or chapter (to the letter).
+        preset: Where the settings start from: default (made for 90 seconds), or chapter (to the letter).
         config: Settings in a TOML file.
         out: The run folder, which must not exist. Default: the first free runs/CORPUS-CELL-N.
         cell: The recurrence: elman, lstm.
@@ -73,6 +76,7 @@ def train_command(
         precision: float32, bfloat16, auto.
         json: Print one JSON document (elman.train/1) instead of a table.
         quiet: No progress on stderr.
+        setting: SECTION.NAME=VALUE, as `gather_settings` writes the settings that have no option here.
     """
     given = {
         "corpus": corpus,
@@ -96,8 +100,11 @@ def train_command(
         "precision": precision,
     }
     overrides: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    for section, values in settings.items():
-        overrides |= {f"{section}.{name}": value for name, value in values.items()}
+    for assignment in setting:
+        name, _, value = assignment.partition("=")
+        if name in overrides or name.partition(".")[2] in overrides:
+            raise UsageError(f"{name} is given twice; give it once")
+        overrides[name] = value
     resolved = resolve(preset, config, os.environ, overrides)
 
     from elman.evaluate.score import score_columns  # torch takes a second to import
@@ -120,25 +127,45 @@ def indent(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def qualify_settings(arguments: list[str]) -> list[str]:
-    """`--dropout 0.2` as `--model.dropout 0.2`: settings without a flag of their own, by their bare names.
+def gather_settings(arguments: Sequence[str]) -> list[str]:
+    """`--dropout 0.2` as `--setting=model.dropout=0.2`, and `--tie-embeddings` as `...=true`.
+
+    So every setting is an option, by its bare name or in full, and those that are true or false need no value.
 
     Raises:
-        UsageError: A name that is neither a flag nor a setting, with the nearest that is.
+        UsageError: A name that is neither an option nor a setting, with the nearest that is; no value.
     """
-    names = inspect.signature(train_command).parameters
-    flags = {f"--{name.replace('_', '-')}" for name in names} | {"--help", "--version"}
-    settings = {f"--{name.replace('_', '-')}": section for name, section in setting_sections().items()}
-    qualified: list[str] = []
-    for position, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag == "--":
-            return qualified + arguments[position:]
-        if flag.startswith("--") and "." not in flag and flag not in flags:
-            if flag not in settings:
-                raise UsageError(
-                    f"unknown option {flag}{suggestion(flag, [*flags, *settings])}; elman train --help lists them"
-                )
-            argument = f"--{settings[flag]}.{flag[2:]}{equals}{value}"
-        qualified.append(argument)
-    return qualified
+    own = [name for name in inspect.signature(train_command).parameters if name != "setting"]
+    options = {*(f"--{name.replace('_', '-')}" for name in own), "-q", "--help", "-h", "--version"}
+    sections = setting_sections()
+    gathered: list[str] = []
+    taken = 0  # arguments that are in `gathered`
+    for position, option in options_in(arguments):
+        if option in options or position < taken:
+            continue
+        section, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
+        if name not in sections or section not in ("", sections[name]):
+            raise unknown_option(option, options | _spellings(sections), ["train"])
+        gathered += arguments[taken:position]
+        taken = position + 1
+        value = arguments[position].partition("=")[2]
+        if "=" not in arguments[position]:
+            following = arguments[taken : taken + 1]
+            if SECTIONS[sections[name]].__annotations__[name] is bool and not _is_truth(following):
+                value = "true"
+            elif following and not any(options_in(following)):
+                value, taken = following[0], taken + 1
+            else:
+                raise UsageError(f"{option} needs a value")
+        gathered.append(f"--setting={sections[name]}.{name}={value}")
+    return gathered + list(arguments[taken:])
+
+
+def _spellings(sections: Mapping[str, str]) -> set[str]:
+    """Every setting as an option, by its bare name and in full."""
+    pairs = {(f"--{name}", f"--{section}.{name}") for name, section in sections.items()}
+    return {spelling.replace("_", "-") for pair in pairs for spelling in pair}
+
+
+def _is_truth(words: Sequence[str]) -> bool:
+    return bool(words) and words[0].lower() in ("true", "false", "yes", "no", "1", "0")

@@ -108,7 +108,7 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Pr
         "tokenizer": loaded.sha256 if loaded else None,
     }
 
-    def write(folder: Path) -> dict[str, Any]:
+    def write(folder: Path) -> None:
         tokenizer = loaded or _train_vocabulary(config, corpus, survey, split, report)
         with (
             StoreWriter(folder, "train", tokenizer.dtype, tokenizer.end_id) as train,
@@ -127,9 +127,8 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Pr
                     _tokenize(pieces, tokenizer, writers, other_survey.characters, report)
                 valid.close(other_survey.hashes if other_survey else hashes[split.held_out])
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-        return {"corpus": config.corpus, "notes": corpus.notes + (other.notes if other else [])}
 
-    folder, manifest = _cached(key, write)
+    folder = _cached(key, write)
     tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
     train, valid = (
         open_store(folder, name, tokenizer.dtype, tokenizer.start_id) for name in ("train", "valid")
@@ -139,7 +138,9 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Pr
             raise InputError(
                 f"{config.corpus}: no {name} text left after the split; give --valid FILE, or more text"
             )
-    summary = {
+    manifest = {
+        "corpus": config.corpus,
+        "notes": corpus.notes + (other.notes if other else []),
         "folder": str(folder),
         "content_sha256": survey.sha256,
         "tokenizer_sha256": tokenizer.sha256,
@@ -148,25 +149,32 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Pr
         "valid": _sizes(valid),
         "valid_documents_also_in_train": int(np.isin(valid.hashes, train.hashes).sum()),
     }
-    return Prepared(tokenizer, train, valid, manifest | summary)
+    return Prepared(tokenizer, train, valid, manifest)
 
 
 def prepare_text(
-    config: DataConfig, tokenizer: Tokenizer, report: Report = lambda what, share: None
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    report: Report = lambda what, share: None,
+    note: Callable[[str], None] = lambda remark: None,
 ) -> TokenStore:
-    """All of `config.corpus` as one store, tokenized by `tokenizer`, nothing held out."""
+    """All of `config.corpus` as one store, tokenized by `tokenizer`, nothing held out.
+
+    `note` is told, a line at a time, what was remarkable about the text. Errors as for `prepare`.
+    """
     corpus = _open(config, config.corpus)
     survey = survey_corpus(corpus, report)
 
-    def write(folder: Path) -> dict[str, Any]:
+    def write(folder: Path) -> None:
         with StoreWriter(folder, "text", tokenizer.dtype, tokenizer.end_id) as writer:
             pieces = ((piece, False) for piece in corpus.pieces())
             _tokenize(pieces, tokenizer, {False: writer}, survey.characters, report)
             writer.close(survey.hashes)
-        return {"corpus": config.corpus, "notes": corpus.notes}
 
     key = {"content": survey.sha256, "tokenizer": tokenizer.sha256}
-    folder, _ = _cached(key, write)
+    folder = _cached(key, write)
+    for remark in corpus.notes:
+        note(remark)
     return open_store(folder, "text", tokenizer.dtype, tokenizer.start_id)
 
 
@@ -336,16 +344,16 @@ def _joined(pieces: Iterator[tuple[Piece, bool]]) -> Iterator[tuple[Piece, bool]
         yield Piece("".join(texts), begins), held_out
 
 
-def _cached(key: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+def _cached(key: dict[str, Any], write: Callable[[Path], None]) -> Path:
     """The folder of `key`, written whole by `write` if it is not there; a half-written one is never seen."""
     name = hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_dir() / "prepared" / name
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
+    if not (folder / "manifest.json").exists():
         scratch = folder.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
         try:
             scratch.mkdir(parents=True)
-            (scratch / "manifest.json").write_text(json.dumps(write(scratch)), encoding="utf-8")
+            write(scratch)
+            (scratch / "manifest.json").write_text(json.dumps(key), encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(scratch, folder)
         except OSError as error:
@@ -358,7 +366,7 @@ def _cached(key: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> tup
             ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    return folder, json.loads(manifest.read_text(encoding="utf-8"))
+    return folder
 
 
 def _sizes(store: TokenStore) -> dict[str, int]:

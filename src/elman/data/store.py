@@ -139,11 +139,15 @@ def open_store(
     """A store that `StoreWriter` wrote, memory-mapped.
 
     Raises:
-        InputError: The index and the tokens disagree in length.
+        InputError: A file is damaged, or the index and the tokens disagree in length.
     """
 
     def column(key: str) -> Any:
-        return np.load(folder / f"{name}.{key}.npy", mmap_mode="r")
+        index = folder / f"{name}.{key}.npy"
+        try:
+            return np.load(index, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{index}: damaged; remove {folder}") from error
 
     path, starts = folder / f"{name}.tokens", column("starts")
     found, expected = path.stat().st_size, int(starts[-1]) * dtype.itemsize

@@ -10,6 +10,7 @@ spells a special token, "</s>" say, is text.
 import hashlib
 import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -184,14 +185,17 @@ class TokenDecoder:
 
 
 def load_tokenizer(name: str, *, mask_digits: bool = False) -> Tokenizer:
-    """A tokenizer from a `tokenizer.json`, a folder that holds one, or a name on the Hugging Face hub.
+    """A tokenizer from a `tokenizer.json`, a model or run folder, or a name on the Hugging Face hub.
 
     Raises:
         TokenizerError: Nothing there, not a tokenizer, or no hub can be reached.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        path = path / "tokenizer.json"
+        in_model, in_run = path / "tokenizer.json", path / "model" / "tokenizer.json"
+        path = in_run if in_run.exists() else in_model
+        if not path.exists():
+            raise TokenizerError(f"tokenizer {name!r}: this folder has no tokenizer.json")
     if path.exists():
         try:
             file = TokenizerFile.from_str(path.read_text(encoding="utf-8"))
@@ -288,4 +292,5 @@ def _digit_mask() -> normalizers.Normalizer:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return textwrap.shorten(line, 160, placeholder=" ...")

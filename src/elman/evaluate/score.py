@@ -85,11 +85,16 @@ def score_columns(score: Score) -> dict[str, str]:
     return {
         "bits per byte": f"{score.bits_per_byte:.3f}",
         "bits per character": f"{score.bits_per_character:.3f}",
-        "perplexity": f"{score.perplexity:,.2f}",
-        "word perplexity": f"{score.word_perplexity:,.1f}",
+        "perplexity": _short(score.perplexity, 2),
+        "word perplexity": _short(score.word_perplexity, 1),
         "targets": f"{score.targets:,}",
         "documents": f"{score.documents:,}",
     }
+
+
+def _short(number: float, digits: int) -> str:
+    """With `digits` after the point, or from a million on as a power of ten."""
+    return f"{number:.2e}" if 1e6 <= number < math.inf else f"{number:,.{digits}f}"
 
 
 def score_store(

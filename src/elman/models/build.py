@@ -89,7 +89,7 @@ def require_memory(config: ModelConfig, vocab_size: int, available_bytes: int) -
     needed = TRAINING_BYTES * parameters
     if needed > available_bytes:
         raise ResourceError(
-            f"training {parameters:,} parameters takes about {needed / 2**30:,.1f} GiB, and"
-            f" {available_bytes / 2**30:,.1f} GiB is there: reduce hidden_size ({config.hidden_size}),"
+            f"training {parameters:,} parameters takes about {needed / 2**30:,.1f} GiB, and this"
+            f" machine has {available_bytes / 2**30:,.1f}: reduce hidden_size ({config.hidden_size}),"
             f" embedding_dim ({config.embedding_dim}) or num_layers ({config.num_layers})"
         )

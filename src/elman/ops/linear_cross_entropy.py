@@ -25,8 +25,11 @@ from elman.ops.precision import product_dtype, without_autocast
 
 # Axes: N rows, C rows of a chunk, D width, V vocabulary.
 
-CHUNK_ELEMENTS = 1 << 20
-"""Logits held at a time (4 MB in float32): a few times the second-level cache, far under the last level."""
+CHUNK_ELEMENTS = 1 << 21
+"""Logits held at a time (8 MB in float32), in cache together with what is read and written beside them."""
+
+LEAST_ROWS = 256
+"""Rows of a chunk at least, however large the vocabulary: every chunk reads and writes all of dW."""
 
 Reduction = Literal["sum", "mean", "none"]
 
@@ -115,13 +118,18 @@ def _run(
     row_weights: Tensor | None,
 ) -> Tensor:
     """Nats of every row; with `gradients`, also the gradients of their sum weighted by `row_weights`."""
-    product_weight, product_hidden, product_bias = weight.to(dtype), hidden.to(dtype), bias.to(dtype)
+    low_weight, low_hidden, low_bias = weight.to(dtype), hidden.to(dtype), bias.to(dtype)
     nats = hidden.new_empty(len(hidden))
-    rows = max(16, CHUNK_ELEMENTS // len(weight))
+    rows = max(1, min(len(hidden), max(LEAST_ROWS, CHUNK_ELEMENTS // len(weight))))
+    # One workspace for all chunks: fresh memory of this size would cost a page fault every few logits.
+    low_workspace = low_hidden.new_empty(rows, len(weight))
+    workspace = low_workspace if dtype == hidden.dtype else hidden.new_empty(rows, len(weight))
     for start in range(0, len(hidden), rows):
         chunk = slice(start, start + rows)
         y_C = targets[chunk]
-        logits_CV = torch.addmm(product_bias, product_hidden[chunk], product_weight.T).to(hidden.dtype)
+        low_CV, logits_CV = low_workspace[: len(y_C)], workspace[: len(y_C)]
+        torch.addmm(low_bias, low_hidden[chunk], low_weight.T, out=low_CV)
+        logits_CV.copy_(low_CV)
         largest_C1 = logits_CV.amax(dim=1, keepdim=True)
         target_C1 = logits_CV.gather(1, y_C[:, None])
         p_CV = logits_CV.sub_(largest_C1).exp_()
@@ -131,10 +139,14 @@ def _run(
             continue
         weight_C1 = total_C1.new_ones(len(y_C), 1) if row_weights is None else row_weights[chunk, None]
         share_C1 = weight_C1 / total_C1
-        product_p = p_CV.to(dtype)
-        d_hidden = (product_p @ product_weight).to(hidden.dtype)
-        gradients.hidden[chunk] = d_hidden.mul_(share_C1).sub_(weight[y_C] * weight_C1)
-        gradients.weight += product_p.T @ (hidden[chunk] * share_C1).to(dtype)
+        low_p = low_CV.copy_(p_CV)
+        gradients.hidden[chunk] = (low_p @ low_weight).to(hidden.dtype).mul_(share_C1)
+        gradients.hidden[chunk] -= weight[y_C] * weight_C1
+        share_CD = (hidden[chunk] * share_C1).to(dtype)
+        if dtype == weight.dtype:
+            gradients.weight.addmm_(low_p.T, share_CD)
+        else:
+            gradients.weight += low_p.T @ share_CD
         gradients.weight.index_add_(0, y_C, hidden[chunk] * weight_C1, alpha=-1)
         gradients.bias += (p_CV.T @ share_C1).squeeze(1)
         gradients.bias.index_add_(0, y_C, weight_C1.squeeze(1), alpha=-1)

@@ -106,6 +106,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def require_tensorboard() -> None:
+    """Raise MissingExtraError where the package tensorboard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("TensorBoard output", "tensorboard", "track") from error
+
+
 class TensorBoardLog:
     """The same `write`, into TensorBoard event files.
 
@@ -118,10 +126,9 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, warn: Warn = warnings.warn) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError("TensorBoard output", "tensorboard", "track") from error
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         self._folder = folder
         self._warn = _once(warn)
         self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call, unused-ignore]

@@ -30,7 +30,7 @@ from elman.train.card import model_card
 from elman.train.interrupt import Interrupt
 from elman.train.loop import train
 from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes, set_up
-from elman.train.metrics import MetricsLog, Progress, TensorBoardLog, read_metrics
+from elman.train.metrics import MetricsLog, Progress, TensorBoardLog, read_metrics, require_tensorboard
 from elman.train.optimizer import make_optimizer
 from elman.train.report import Report, render_report
 from elman.train.watcher import Watcher
@@ -97,6 +97,8 @@ def run_training(
     """
     machine = choose_machine(config.training)
     set_up(config.training)
+    if config.training.tensorboard:
+        require_tensorboard()
     folder = _make_run_folder(out, config)
     try:
         data = prepare(config.data, report=_reporter(say))

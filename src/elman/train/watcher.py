@@ -36,7 +36,7 @@ class Watcher:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     _bits_per_byte: float | None = None
     _validated_at: int = 0
-    _recorded: tuple[float, int] = (-math.inf, 0)
+    _recorded: tuple[float, int] = (0.0, 0)
 
     def __post_init__(self) -> None:
         """Take the part of the held-out text that is scored on the way."""
@@ -47,8 +47,8 @@ class Watcher:
         self.tokens += int(result.targets)
         seconds = self.budget.seconds
         since, tokens_then = self._recorded
-        if seconds - since >= RECORD_SECONDS or result.used >= 1:
-            self._record(result, seconds, (self.tokens - tokens_then) / (seconds - since))
+        if result.step == 1 or seconds - since >= RECORD_SECONDS or result.used >= 1:
+            self._record(result, seconds, (self.tokens - tokens_then) / max(seconds - since, 1e-9))
         due = math.floor(min(result.used, 1.0) * self.config.training.validations)
         if due > self._validated_at and result.used < 1:
             self._validated_at = due

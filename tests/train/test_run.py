@@ -1,0 +1,413 @@
+"""A run leaves a folder that holds everything, keeps its best model, and is the same when it is run again."""
+
+import json
+import os
+import signal
+import threading
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from elman.config import PRESETS
+from elman.errors import ConfigError, DivergedError, InputError, ResourceError
+from elman.settings import from_toml, resolve
+from elman.text_model import TextModel, load
+from elman.train import run as running
+from elman.train.budget import Budget
+from elman.train.interrupt import Interrupt
+from elman.train.metrics import read_metrics
+from elman.train.run import run_training
+from elman.train.watcher import Watcher
+
+TEXT = "".join(f"line {i} of a small text, {i * i} and so on\n" for i in range(120))
+
+SMALL = {
+    "hidden_size": 8,
+    "embedding_dim": 6,
+    "batch_size": 3,
+    "bptt": 9,
+    "max_steps": 6,
+    "validations": 3,
+    "tokenizer": "byte",
+    "documents": "line",
+    "device": "cpu",
+    "precision": "float32",
+}
+
+RESULT_KEYS = {
+    *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
+    *("valid", "interrupted"),
+}
+SCORE_KEYS = {
+    *("nats", "targets", "characters", "bytes", "words", "documents", "truncated", "unknown", "state"),
+    *("perplexity", "word_perplexity", "bits_per_character", "bits_per_byte"),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def torch_as_before():
+    """A run settles process-wide switches of torch; other tests expect them as they were."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A training text and a held-out one."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "valid.txt").write_text("another line, 17 of them\nand one more\n")
+    return folder
+
+
+def settings(texts, **given):
+    preset = given.pop("preset", "default")
+    return resolve(preset, overrides={"corpus": texts / "text.txt", **SMALL, **given})
+
+
+@pytest.fixture(scope="module")
+def finished(texts, tmp_path_factory):
+    """A run, what it was given, and what it said."""
+    config = settings(texts, valid=texts / "valid.txt")
+    said: list[str] = []
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    result = run_training(config, folder, command="elman train text.txt", say=said.append, quiet=True)
+    return config, result, said
+
+
+# ---- the folder -----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_no_others(finished):
+    _, result, _ = finished
+    assert {path.relative_to(result.run).as_posix() for path in result.run.rglob("*")} == {
+        *("config.toml", "environment.json", "metrics.jsonl", "report.html", "model"),
+        *("model/config.json", "model/model.safetensors", "model/tokenizer.json", "model/README.md"),
+    }
+
+
+def test_the_result_is_a_document_with_the_promised_keys(finished):
+    _, result, _ = finished
+    document = json.loads(json.dumps(result.as_dict()))
+    assert set(document) == RESULT_KEYS
+    assert set(document["valid"]) == SCORE_KEYS
+    assert document["schema"] == "elman.train/1"
+    assert (document["run"], document["model"]) == (str(result.run), str(result.run / "model"))
+    assert (document["preset"], document["steps"], document["interrupted"]) == ("default", 6, False)
+    assert document["tokens"] == 6 * 3 * 9
+    assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"])
+    assert document["parameters"] == sum(p.numel() for p in load(result.run).model.parameters())
+    assert (document["valid"]["truncated"], document["valid"]["state"]) == (0, "reset")
+
+
+def test_the_settings_of_a_run_can_be_run_again(finished, tmp_path):
+    config, result, _ = finished
+    assert from_toml(result.run / "config.toml") == config
+    assert resolve(toml=result.run / "config.toml") == config
+    again = run_training(from_toml(result.run / "config.toml"), tmp_path / "again", quiet=True)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (again.model / name).read_bytes() == (result.model / name).read_bytes(), name
+    assert again.valid == result.valid
+    assert again.samples == result.samples
+
+
+def test_another_seed_is_another_model(finished, texts, tmp_path):
+    _, result, _ = finished
+    other = run_training(settings(texts, valid=texts / "valid.txt", seed=1), tmp_path / "other", quiet=True)
+    assert other.valid.nats != result.valid.nats
+
+
+def test_the_folder_scores_what_the_run_reported(finished, texts):
+    _, result, _ = finished
+    for folder in (result.run, result.model):
+        score = load(folder).score(texts / "valid.txt", documents="line")
+        assert score == result.valid
+    assert (score.documents, score.characters) == (2, 36)
+
+
+def test_the_samples_are_those_of_the_folder(finished):
+    _, result, _ = finished
+    assert len(result.samples) == running.SAMPLES
+    again = load(result.run).generate(samples=running.SAMPLES, max_tokens=running.SAMPLE_TOKENS, seed=0)
+    assert [sample.text for sample in again] == [sample.text for sample in result.samples]
+
+
+def test_the_environment_is_recorded(finished):
+    _, result, _ = finished
+    environment = json.loads((result.run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    assert (environment["device"], environment["product_dtype"]) == ("cpu", "torch.float32")
+    assert environment["data"]["vocab_size"] == 259
+    assert environment["data"]["train"]["documents"] == 120
+    assert environment["data"]["valid"]["documents"] == 2
+
+
+def test_the_card_and_the_report_tell_the_score(finished):
+    _, result, _ = finished
+    card = (result.model / "README.md").read_text()
+    assert f"{result.valid.bits_per_byte:.4f}" in card
+    assert "elman train text.txt" in card
+    assert (result.run / "config.toml").read_text() in card
+    report = (result.run / "report.html").read_text()
+    assert f"{result.valid.bits_per_byte:.3f}" in report
+    assert "elman train text.txt" in report
+
+
+def test_the_choices_are_said(finished):
+    _, result, said = finished
+    assert "train: " in "\n".join(said)
+    assert f"lstm 1 x 8, {result.parameters:,} parameters" in said
+    assert any(line.startswith("on cpu") for line in said)
+    assert not any("\n" in line for line in said)
+
+
+def test_documents_of_the_held_out_text_that_were_trained_on_are_warned_of(texts, tmp_path):
+    said: list[str] = []
+    run_training(settings(texts, valid=texts / "text.txt"), tmp_path / "run", say=said.append, quiet=True)
+    assert any(
+        "warning: 120 held-out documents (100%) also stand in the training text" in line for line in said
+    )
+
+
+# ---- validation -----------------------------------------------------------------------------------------
+
+
+def validations(run) -> list[dict]:
+    return [record for record in read_metrics(run / "metrics.jsonl") if "valid_bits_per_byte" in record]
+
+
+def test_validations_are_spread_evenly_and_the_last_is_at_the_end(finished):
+    _, result, _ = finished
+    assert [record["step"] for record in validations(result.run)] == [2, 4, 6]
+
+
+def test_time_and_tokens_never_run_backwards(finished):
+    _, result, _ = finished
+    records = read_metrics(result.run / "metrics.jsonl")
+    assert {"loss", "learning_rate", "gradient_norm", "tokens_per_second"} <= set(records[0])
+    for name in ("step", "seconds", "tokens"):
+        assert all(before[name] <= after[name] for before, after in pairwise(records)), name
+    assert records[-1]["seconds"] <= result.seconds + 0.01
+
+
+def test_the_model_that_is_kept_is_the_best_and_not_the_last(texts, tmp_path):
+    # A step far too large for the last third: the loss rises again.
+    config = settings(
+        texts, learning_rate=30.0, schedule="constant", warmup=0.9, max_steps=12, validations=12
+    )
+    result = run_training(config, tmp_path / "run", quiet=True)
+    found = [record["valid_bits_per_byte"] for record in validations(result.run)]
+    assert found[-1] > min(found) + 0.1
+    assert result.valid.bits_per_byte == pytest.approx(min(found))
+    assert load(result.run).model.embedding.weight.isfinite().all()
+
+
+def test_a_part_of_the_held_out_text_is_enough_on_the_way_and_all_of_it_at_the_end(texts, tmp_path):
+    result = run_training(settings(texts, valid="0.5", valid_tokens=50), tmp_path / "run", quiet=True)
+    on_the_way = validations(result.run)[-1]["valid_bits_per_byte"]
+    assert result.valid.documents > 50
+    assert result.valid.bits_per_byte != on_the_way
+    assert result.valid.bits_per_byte == pytest.approx(on_the_way, rel=0.2)
+
+
+@pytest.mark.parametrize("rate", [0.001, 30.0])
+def test_dropout_acts_after_a_validation_too(texts, tmp_path, monkeypatch, rate):
+    modes = []
+
+    def watch(self, result):
+        stop = real(self, result)
+        modes.append(self.text_model.model.training)
+        return stop
+
+    real = Watcher.__call__
+    monkeypatch.setattr(Watcher, "__call__", watch)
+    # Whether the model gets better from one validation to the next, or worse.
+    config = settings(texts, learning_rate=rate, schedule="constant", validations=6)
+    run_training(config, tmp_path / "run", quiet=True)
+    assert modes == [True] * 6
+
+
+def test_validation_takes_no_time_from_training(texts, tmp_path, monkeypatch):
+    now = [0.0]
+
+    def score_slowly(self, store, **arguments):
+        now[0] += 1000
+        return real_score(self, store, **arguments)
+
+    def step(self, result):
+        now[0] += 1
+        return real_step(self, result)
+
+    real_score, real_step = TextModel.score_store, Watcher.__call__
+    monkeypatch.setattr(TextModel, "score_store", score_slowly)
+    monkeypatch.setattr(Watcher, "__call__", step)
+    monkeypatch.setattr(running, "Budget", partial(Budget, clock=lambda: now[0]))
+    result = run_training(settings(texts, max_steps=None, max_time=10), tmp_path / "run", quiet=True)
+    assert result.seconds == result.steps == 11  # what the tenth took is seen after the eleventh
+    records = read_metrics(result.run / "metrics.jsonl")
+    assert [record["seconds"] for record in records] == sorted(record["seconds"] for record in records)
+    assert all(record["seconds"] <= 11 for record in records)
+
+
+# ---- documents, and the chapter ---------------------------------------------------------------------------
+
+
+def test_the_chapters_preset_trains(texts, tmp_path):
+    small = {"corpus": texts / "text.txt", "tokenizer": "word", "batch_size": 16, "device": "cpu"}
+    config = resolve("chapter", overrides=small)
+    result = run_training(config, tmp_path / "run", quiet=True)
+    manifest = json.loads((result.run / "environment.json").read_text())["data"]
+    assert result.steps == -(-manifest["train"]["documents"] // 16)  # one pass
+    assert result.tokens == manifest["train"]["targets"]
+    assert result.preset == "chapter"
+    assert load(result.run).config == PRESETS["chapter"].model
+    assert load(result.run).tokenizer.encode_prompt("line 4")  # digits are masked, so every number is known
+
+
+# ---- what cannot be run -----------------------------------------------------------------------------------
+
+
+def test_a_folder_that_exists_is_refused_and_untouched(texts, tmp_path):
+    for content in (None, "precious"):
+        folder = tmp_path / str(content)
+        folder.mkdir()
+        if content:
+            (folder / "file").write_text(content)
+        with pytest.raises(InputError, match="exists already; give another --out"):
+            run_training(settings(texts), folder, quiet=True)
+        assert [path.read_text() for path in folder.iterdir()] == ([content] if content else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (
+            {"batch_size": 10_000},
+            InputError,
+            r"training tokens are too few for 10000 streams; .*--batch-size \d+",
+        ),
+        ({"corpus": "missing.txt"}, InputError, "no such file"),
+        ({"tokenizer": "missing.json"}, InputError, "no such file"),
+        ({"hidden_size": 10**7}, ResourceError, "reduce hidden_size"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(texts, tmp_path, given, error, message):
+    with pytest.raises(error, match=message):
+        run_training(settings(texts, **given), tmp_path / "run", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_way_out_of_too_few_tokens_works(texts, tmp_path):
+    (tmp_path / "short.txt").write_text("a\n" * 20 + "b\nc\nd\n")
+    config = settings(texts, corpus=tmp_path / "short.txt", batch_size=1000, valid="0.3")
+    with pytest.raises(InputError) as caught:
+        run_training(config, tmp_path / "run", quiet=True)
+    size = int(str(caught.value).split("--batch-size ")[1].split()[0])
+    config = settings(texts, corpus=tmp_path / "short.txt", batch_size=size, valid="0.3")
+    assert run_training(config, tmp_path / "run", quiet=True).steps == 6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+def test_a_device_that_is_missing_is_refused_before_anything_is_made(texts, tmp_path):
+    with pytest.raises(ConfigError, match="device 'cuda' is not available here; usable: "):
+        run_training(settings(texts, device="cuda"), tmp_path / "run", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_keeps_what_it_had(texts, tmp_path, monkeypatch):
+    def poison(self, result):
+        if result.step == 5:
+            with torch.no_grad():
+                self.text_model.model.head.bias.fill_(torch.nan)
+        return real(self, result)
+
+    real = Watcher.__call__
+    monkeypatch.setattr(Watcher, "__call__", poison)
+    with pytest.raises(DivergedError, match="step 6"):
+        run_training(settings(texts), tmp_path / "run", quiet=True)
+    assert load(tmp_path / "run").generate(max_tokens=3)
+    assert "after 4 steps" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+# ---- names ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_name_takes_the_first_free_one(texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [run_training(settings(texts), quiet=True).run for _ in range(2)]
+    assert [str(run) for run in runs] == ["runs/text-lstm-1", "runs/text-lstm-2"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [
+        ("-", "stdin"),
+        ("hf:some/data", "data"),
+        ("thelmbook:news", "thelmbook-news"),
+        ("/a b/ü&.txt.gz", "ü--txt"),
+    ],
+)
+def test_a_corpus_of_any_name_names_a_folder(tmp_path, monkeypatch, corpus, name):
+    monkeypatch.chdir(tmp_path)
+    folder = running._make_run_folder(None, resolve(overrides={"corpus": corpus}))
+    assert str(folder) == f"runs/{name}-lstm-1"
+    assert folder.is_dir()
+
+
+# ---- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("from_a_thread", [False, True])
+def test_an_interrupt_ends_the_run_and_keeps_the_model(texts, tmp_path, monkeypatch, from_a_thread):
+    def interrupting(self, result):
+        if result.step == 3:
+            send = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+            send.start() if from_a_thread else os.kill(os.getpid(), signal.SIGINT)
+            if from_a_thread:
+                send.join()
+        return real(self, result)
+
+    real = Watcher.__call__
+    monkeypatch.setattr(Watcher, "__call__", interrupting)
+    before = signal.getsignal(signal.SIGINT)
+    said: list[str] = []
+    result = run_training(settings(texts, max_steps=1000), tmp_path / "run", say=said.append, quiet=True)
+    assert result.interrupted
+    assert result.as_dict()["interrupted"] is True
+    assert result.steps in (3, 4)
+    assert sum("interrupted: finishing the step" in line for line in said) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+    assert load(result.run).score(texts / "valid.txt", documents="line").targets > 0
+    assert (result.run / "report.html").exists()
+    assert validations(result.run)[-1]["step"] == result.steps
+
+
+def test_a_second_interrupt_stops_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Interrupt(lambda line: None) as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_beside_the_main_thread_listens_to_nothing():
+    found = []
+
+    def listen():
+        with Interrupt(lambda line: None) as interrupt:
+            found.append(interrupt.asked)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [False]
