@@ -23,29 +23,9 @@ SMALL = [
 ]
 """Options of a training that takes a moment."""
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "river",
-    "of",
-    "and",
-    "return",
-    "value",
-    "list",
-    "when",
-    "old",
-    "green",
-    "house",
-    "12",
-    "345",
-    "walked",
-    ".",
-    ",",
-    "said",
-    "née",
-]
+WORDS = """
+the a cat dog river of and return value list when old green house 12 345 walked . , said née
+""".split()
 
 
 def make_text(lines: int, seed: int = 0) -> str:

@@ -139,7 +139,7 @@ def test_the_refusal_names_the_estimate_and_the_settings():
     message = str(refusal.value)
     assert f"{parameters:,} parameters" in message
     assert f"{16 * parameters / 2**30:,.1f} GiB" in message
-    assert "1.0 GiB is" in message
+    assert "machine has 1.0" in message
     for setting in ("hidden_size (100000)", "embedding_dim (30000)", "num_layers (2)"):
         assert setting in message
     assert "\n" not in message
