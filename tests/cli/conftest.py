@@ -23,9 +23,7 @@ SMALL = [
 ]
 """Options of a training that takes a moment."""
 
-WORDS = """
-the a cat dog river of and return value list when old green house 12 345 walked . , said née
-""".split()
+WORDS = ["the", "a", "cat", "of", "and", "return", "value", "when", "12", "345", "walked", ".", ",", "née"]
 
 
 def make_text(lines: int, seed: int = 0) -> str:

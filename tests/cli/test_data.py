@@ -62,7 +62,7 @@ def test_duplicates(elman, texts):
 
 
 def test_every_verb_reads_what_its_messages_advise(elman, texts):
-    tokenizer = ["data", "tokenizer", "--kind", "byte", "--out", "t.json"]
+    tokenizer = ["data", "tokenizer", "--kind", "char", "--out", "t.json"]
     for verb in (["data", "inspect"], ["data", "prepare", "--tokenizer", "byte"], tokenizer):
         for name, option in (("latin1.txt", "--encoding-errors=replace"), ("nuls.txt", "--force-binary")):
             elman(*verb, name).refuses(4, option.partition("=")[0])

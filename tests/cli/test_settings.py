@@ -37,7 +37,8 @@ def test_every_setting_has_a_line_and_a_sentence():
         (position,) = [at for at, line in enumerate(lines) if line.removeprefix("# ").startswith(f"{name} =")]
         sentence = field_sentences()[section, name]
         assert lines[position - 1] == f"# {sentence}"
-        assert sentence[-1] in ".)`" and len(sentence) > 10
+        assert sentence[-1] in ".)`"
+        assert len(sentence) > 10
 
 
 def test_a_misspelt_preset_is_named(elman):

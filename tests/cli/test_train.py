@@ -56,26 +56,26 @@ def test_without_out_the_first_free_name_is_taken(elman, texts):
 
 
 def test_the_flags_reach_the_run(elman, texts):
-    given = dict(
-        cell="elman",
-        hidden_size=12,
-        embedding_dim=6,
-        num_layers=2,
-        learning_rate=0.5,
-        batch_size=3,
-        bptt=7,
-        max_time="1m",
-        max_steps=2,
-        epochs=3.0,
-        documents="line",
-        valid="0.2",
-        tokenizer="char",
-        vocab_size=30,
-        encoding_errors="replace",
-        seed=5,
-        device="cpu",
-        precision="float32",
-    )
+    given = {
+        "cell": "elman",
+        "hidden_size": 12,
+        "embedding_dim": 6,
+        "num_layers": 2,
+        "learning_rate": 0.5,
+        "batch_size": 3,
+        "bptt": 7,
+        "max_time": "1m",
+        "max_steps": 2,
+        "epochs": 3.0,
+        "documents": "line",
+        "valid": "0.2",
+        "tokenizer": "char",
+        "vocab_size": 30,
+        "encoding_errors": "replace",
+        "seed": 5,
+        "device": "cpu",
+        "precision": "float32",
+    }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     assert elman("train", "good.txt", "--preset", "chapter", *options, "--out", "out", "-q").code == 0
     config = from_toml(Path("out/config.toml"))

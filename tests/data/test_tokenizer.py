@@ -340,14 +340,19 @@ def test_a_tokenizer_that_marks_the_beginning_cannot_be_cut():
     assert not prepending(START, END).cuts_safely
 
 
-def test_a_tokenizer_whose_entries_reach_across_white_space_cannot_be_cut():
+@pytest.mark.parametrize("text", [CUT_PROBE, "xq xq "])  # words of the probe, and words it does not hold
+def test_a_tokenizer_whose_entries_reach_across_white_space_cannot_be_cut(text):
     pairs = TokenizerFile(models.BPE())
     pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    pairs.train_from_iterator([CUT_PROBE] * 9, trainers.BpeTrainer(vocab_size=600, show_progress=False))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    pairs.train_from_iterator([text * 9], trainer)
+    assert not Tokenizer(pairs).cuts_safely
+    assert len(Tokenizer(pairs).encode(text * 9)) < 9  # one entry holds several words
+
     bare = TokenizerFile.from_str(pairs.to_str())
     bare.pre_tokenizer = None
-    for file in (pairs, bare):
-        assert not Tokenizer(file).cuts_safely
+    assert not Tokenizer(bare).cuts_safely
 
 
 @pytest.mark.parametrize(

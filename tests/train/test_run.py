@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from elman.config import PRESETS
+from elman.data.prepare import prepare
 from elman.errors import ConfigError, DivergedError, InputError, ResourceError
 from elman.settings import from_toml, resolve
 from elman.text_model import TextModel, load
@@ -270,6 +271,24 @@ def test_the_chapters_preset_trains(texts, tmp_path):
     assert result.preset == "chapter"
     assert load(result.run).config == PRESETS["chapter"].model
     assert load(result.run).tokenizer.encode_prompt("line 4")  # digits are masked, so every number is known
+
+
+@pytest.mark.parametrize(
+    ("batches", "changes"),
+    [
+        ("streams", [{"seed": 1}, {"shuffle": False}, {"batch_size": 4}, {"bptt": 8}]),
+        ("documents", [{"seed": 1}, {"shuffle": False}, {"batch_size": 4}, {"max_length": 8}]),
+    ],
+)
+def test_the_settings_reach_the_batches(texts, batches, changes):
+    def first_batch(**given):
+        config = settings(texts, batches=batches, **given)
+        return next(iter(running._make_loader(config, prepare(config.data)))).inputs
+
+    plain = first_batch()
+    assert torch.equal(first_batch(), plain)
+    for change in changes:
+        assert not torch.equal(first_batch(**change), plain), change
 
 
 # ---- what cannot be run -----------------------------------------------------------------------------------

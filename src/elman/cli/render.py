@@ -16,11 +16,16 @@ from rich.table import Table
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+LEAST_WIDTH = 20
+"""Columns assumed at least; in two or fewer the help of cyclopts would wrap its labels for ever."""
+
+
 class Output(Console):
     """stdout, in plain characters; a reader that has gone is BrokenPipeError, where rich would exit with 1."""
 
     def __init__(self) -> None:
         super().__init__(markup=False, highlight=False)
+        self.width = max(self.width, LEAST_WIDTH)
 
     def on_broken_pipe(self) -> None:
         """Raise it again."""
