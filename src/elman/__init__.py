@@ -9,7 +9,9 @@
 Names are imported when they are first used, so that `import elman` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,4 +47,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted([*globals(), *_HOMES])
+    return sorted([*__all__, "__version__"])
+
+
+class _Package(ModuleType):
+    """This package. The import system would bind the rooms `train` and `evaluate` over the functions."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

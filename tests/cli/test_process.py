@@ -1,5 +1,6 @@
 """What only a process of its own can show: signals, pipes that close, streams that are missing, encodings."""
 
+import json
 import os
 import signal
 import subprocess
@@ -64,16 +65,21 @@ def test_a_full_disk_is_said():
     assert (done.returncode, done.stderr) == (6, b"elman: output: No space left on device\n")
 
 
-def test_streams_that_are_missing(texts):
-    """Without stderr, progress must not find its way into the result."""
-    for closed in (1, 2):
-        done = elman_process(
-            *("data", "inspect", "crlf.txt", "--json"), preexec_fn=lambda fd=closed: os.close(fd),
-            **{("stdout", "stderr")[2 - closed]: subprocess.PIPE},
-        )  # fmt: skip
-        assert done.returncode == 0
-        assert (done.stdout or b"").count(b"\n") == closed - 1
-        assert not done.stderr
+PREPARE = ["data", "prepare", "good.txt", "--tokenizer", "byte", "--json"]
+
+
+def test_without_stdout_the_work_is_done(texts, own_cache):
+    environment = BARE | {"ELMAN_CACHE": str(own_cache)}
+    done = elman_process(*PREPARE, env=environment, stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+    assert done.returncode == 0, done.stderr
+    assert list(own_cache.rglob("manifest.json"))
+
+
+def test_without_stderr_progress_stays_out_of_the_result(texts, own_cache):
+    environment = BARE | {"ELMAN_CACHE": str(own_cache)}
+    done = elman_process(*PREPARE, env=environment, stdout=subprocess.PIPE, preexec_fn=lambda: os.close(2))
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["schema"] == "elman.data/1"
 
 
 def test_a_poor_environment_gets_what_it_can_show(desk, own_cache):

@@ -12,6 +12,7 @@ from elman.cli.train import gather_settings
 from elman.config import SECTIONS
 from elman.settings import from_toml, setting_sections
 from elman.text_model import load
+from elman.train import run as running
 from elman.train.interrupt import Interrupt
 from elman.train.watcher import Watcher
 from tests.cli.conftest import SMALL
@@ -395,5 +396,5 @@ def test_every_kind_of_error_has_its_code(elman, texts, monkeypatch, error, code
     def fail(*_, **__):
         raise error("because")
 
-    monkeypatch.setattr("elman.train.run.run_training", fail)
+    monkeypatch.setattr(running, "run_training", fail)
     elman("train", "good.txt").refuses(code)

@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 failed at run time, 2 usage, 3 missing extra, 4 bad input or
 6 out of disk or memory, 7 diverged, 130 interrupted.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -96,9 +97,10 @@ def run(arguments: list[str]) -> int:
         print("elman: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 0
     except OSError as error:
+        _give_up_stdout()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         message = f"{error.filename or 'output'}: {error.strerror or error}"
         return _fail(error, ResourceError.exit_code if full else 1, debug, message)
@@ -124,9 +126,18 @@ def _make_streams_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _give_up_stdout() -> None:
+    """Write what could not be written nowhere, or Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # a stream that is no file has nothing to give up
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:
     if debug:
-        traceback.print_exception(error)
+        print(visible("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     text = " ".join(str(error if message is None else message).split())
     print(f"elman: {visible(text)}", file=sys.stderr)
     return code

@@ -43,23 +43,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
     Headings are folded, numbers never; where there is no room, each row is a list.
     """
     rows = [[visible(cell) for cell in row] for row in rows]
+    output = Output()
+    numbers = [position for position in range(len(columns)) if position not in left]
+    widest = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    narrowest = [
+        max(len(word) for cell in cells for word in (cell.split() or [""]))
+        for cells in zip(columns, *rows, strict=True)
+    ]
+    gaps = 2 * (len(columns) - 1)
+    if sum(narrowest) + gaps > output.width:
+        for row in rows:
+            for column, cell in zip(columns, row, strict=True):
+                print(f"{column}: {cell}" if column else cell)
+        return
+    widths = widest if sum(widest) + gaps <= output.width else narrowest
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        if position in left:
-            table.add_column(column, overflow="fold")
+        if position in numbers:
+            table.add_column(column, justify="right", width=widths[position])
         else:
-            width = max(len(word) for word in [*column.split(), *(row[position] for row in rows)])
-            table.add_column(column, justify="right", min_width=width)
+            table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    output = Output()
-    unlimited = output.options.update(max_width=1_000_000)
-    if output.measure(table, options=unlimited).minimum <= output.width:
-        output.print(table)
-        return
-    for row in rows:
-        for column, cell in zip(columns, row, strict=True):
-            print(f"{column}: {cell}" if column else cell)
+    output.print(table)
 
 
 def say(line: str) -> None:

@@ -92,11 +92,12 @@ def _causality(model: LanguageModel, tokens: Tensor, _: torch.Generator) -> Iter
 
 def _cutting(model: LanguageModel, tokens: Tensor, _: torch.Generator) -> Iterator[Finding]:
     whole, _state = model.log_probs(tokens, model.initial_state(BATCH))
-    worst = 0.0
+    differences = []
     for cut in (1, 7, LENGTH - 1):
         head, state = model.log_probs(tokens[:, :cut], model.initial_state(BATCH))
         tail, _state = model.log_probs(tokens[:, cut:], state)
-        worst = max(worst, _largest(torch.cat([head, tail], dim=1) - whole))
+        differences.append(torch.cat([head, tail], dim=1) - whole)
+    worst = _largest(torch.stack(differences))
     yield "cutting", worst, "largest change when a sequence is cut and its state passed on, nats"
 
     state, steps = model.initial_state(BATCH), []

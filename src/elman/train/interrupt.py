@@ -13,6 +13,7 @@ class Interrupt:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked = False
         self._say = say
+        self._told = False
 
     def __enter__(self) -> Self:
         """Listen, if this is the main thread; elsewhere signals do not arrive."""
@@ -23,6 +24,8 @@ class Interrupt:
 
     def __exit__(self, *_: object) -> None:
         """Leave the signal as it was."""
+        if self.asked and not self._told:
+            self._tell()
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
@@ -30,4 +33,11 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        with contextlib.suppress(
+            RuntimeError
+        ):  # amid a write to the same stream, which cannot be entered twice
+            self._tell()
+
+    def _tell(self) -> None:
         self._say("interrupted: finishing the step and keeping the model (Ctrl-C again stops at once)")
+        self._told = True

@@ -1,0 +1,39 @@
+"""Ctrl-C is told once, also where it comes amid a write to the same stream."""
+
+import os
+import signal
+
+from elman.train.interrupt import Interrupt
+
+
+def test_a_stream_that_is_busy_is_told_later():
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        if not busy:
+            said.append(line)
+        else:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    busy = True
+    with Interrupt(say) as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked
+        assert not said
+        busy = False
+    assert len(said) == 1
+
+
+def test_a_free_stream_is_told_at_once_and_once():
+    said: list[str] = []
+    with Interrupt(said.append):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert len(said) == 1
+    assert len(said) == 1
+
+
+def test_nothing_is_said_of_nothing():
+    said: list[str] = []
+    with Interrupt(said.append) as interrupt:
+        assert not interrupt.asked
+    assert not said
