@@ -108,7 +108,7 @@ def train_command(
     resolved = resolve(preset, config, os.environ, overrides)
 
     from elman.evaluate.score import score_columns  # torch takes a second to import
-    from elman.train.run import run_training
+    from elman.train.run import SAMPLE_TEMPERATURE, run_training
 
     progress = (lambda line: None) if quiet else say
     result = run_training(resolved, out, command=command_line(), say=progress, quiet=quiet)
@@ -117,7 +117,9 @@ def train_command(
     else:
         columns = score_columns(result.valid)
         print_table(["held-out text", *columns], [[resolved.model.cell, *columns.values()]])
-        print(f"\nsample\n{indent(visible(result.samples[0].text))}\n")
+        for number, sample in enumerate(result.samples, start=1):
+            print(f"\nsample {number} (temperature {SAMPLE_TEMPERATURE})\n{indent(visible(sample.text))}")
+        print()
         print(f"model   {result.model}\nreport  {result.run / 'report.html'}")
     return 130 if result.interrupted else 0
 

@@ -146,9 +146,9 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
         )  # the nearest float, where k * step would be 0.30000000000000004
 
     first, last = math.floor(wide_low / tick(1)), math.ceil(wide_high / tick(1))
-    # The divisions round, so the outermost ticks may miss the data by the last bit.
-    first -= tick(first) > wide_low
-    last += tick(last) < wide_high
+    # The divisions round: the outermost ticks may miss the data by the last bit, or lie one too far.
+    first += (tick(first + 1) <= wide_low) - (tick(first) > wide_low)
+    last += (tick(last) < wide_high) - (tick(last - 1) >= wide_high)
     return [tick(k) for k in range(first, last + 1)]
 
 

@@ -36,7 +36,9 @@ from elman.train.report import Report, render_report
 from elman.train.watcher import Watcher
 
 SAMPLES = 3
-SAMPLE_TOKENS = 120
+SAMPLE_TOKENS = 100
+SAMPLE_TEMPERATURE = 0.8
+"""Of what is shown at the end: a little safer than the model itself, as a reader would ask for."""
 
 Say = Callable[[str], None]
 
@@ -138,7 +140,12 @@ def run_training(
     model.load_state_dict(watcher.best_weights)
     say("scoring the held-out text")
     valid = text_model.score_store(data.valid)
-    samples = text_model.generate(samples=SAMPLES, max_tokens=SAMPLE_TOKENS, seed=config.training.seed)
+    samples = text_model.generate(
+        samples=SAMPLES,
+        max_tokens=SAMPLE_TOKENS,
+        temperature=SAMPLE_TEMPERATURE,
+        seed=config.training.seed,
+    )
     result = RunResult(
         run=folder,
         model=folder / "model",
