@@ -83,10 +83,10 @@ class Score:
 def score_columns(score: Score) -> dict[str, str]:
     """A score as the cells of a table."""
     return {
-        "bits per byte": f"{score.bits_per_byte:.3f}",
-        "bits per character": f"{score.bits_per_character:.3f}",
+        "bits/byte": f"{score.bits_per_byte:.3f}",
+        "bits/char": f"{score.bits_per_character:.3f}",
         "perplexity": _short(score.perplexity, 2),
-        "word perplexity": _short(score.word_perplexity, 1),
+        "word perpl.": _short(score.word_perplexity, 1),
         "targets": f"{score.targets:,}",
         "documents": f"{score.documents:,}",
     }
