@@ -168,6 +168,8 @@ class TrainingConfig:
     """Streams, or documents, in a batch."""
     bptt: int = 64
     """Tokens of each stream in a batch, and so the reach of a gradient."""
+    fresh_start: float = 0.01
+    """Chance that a stream begins afresh at a batch, so that the model learns to start anywhere."""
     max_length: int = 30
     """Tokens of a document kept in `documents` batches, start and end included. Evaluation cuts nothing."""
     shuffle: bool = True
@@ -199,6 +201,7 @@ class TrainingConfig:
         """Check the ranges."""
         for name in ("batch_size", "bptt", "validations", "valid_tokens"):
             require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
+        require_number("fresh_start", self.fresh_start, at_least=0, at_most=1)
         require_integer("max_length", self.max_length, at_least=2, at_most=1_000_000)
         require_integer("workers", self.workers, at_least=0, at_most=256)
         require_integer("seed", self.seed, at_least=0, at_most=2**63 - 1)

@@ -85,7 +85,9 @@ def test_streams_hold_every_target_once_after_its_context(store, batch_size, bpt
         order.append(document)
         _, targets, contexts, resets, firsts = zip(*group, strict=True)
         assert list(targets) == store.document(document).tolist()
-        assert list(contexts) == [START, *targets[:-1]]
+        assert list(contexts) == [
+            START if reset else before for reset, before in zip(resets, [None, *targets], strict=False)
+        ]
         assert list(resets) == [at == 0 or first for at, first in enumerate(firsts)]
     assert sorted(order) == list(range(store.documents))
     if not shuffle:
@@ -99,6 +101,20 @@ def test_nothing_is_reset_where_nothing_is_counted_but_at_the_start_of_an_epoch(
     assert first.reset[:, 0].all()
     assert not (first.reset & ~first.counted)[:, 1:].any()
     assert not any((batch.reset & ~batch.counted).any() for batch in others)
+
+
+def test_streams_begin_afresh_as_often_as_asked():
+    store = store_from_ids([list(range(3, 9)) * 4000], start_id=START, end_id=END)
+    for chance in (0.0, 0.1, 1.0):
+        loader = StreamLoader(store, 8, 5, pad_id=PAD, fresh_start=chance)
+        first, *others = take(loader, loader.steps_per_epoch - 1)
+        assert first.reset[:, 0].all()
+        fresh = torch.stack([batch.reset[:, 0] for batch in others]).double().mean()
+        assert abs(fresh - chance) < 0.02
+        for batch in others:
+            assert torch.equal(batch.inputs[:, 0] == START, batch.reset[:, 0])
+            assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+            assert not batch.reset[:, 1:].any()
 
 
 @given(store=stores(), order=st.randoms(use_true_random=False), width=st.integers(1, 9), data=st.data())

@@ -137,7 +137,12 @@ def test_the_folder_scores_what_the_run_reported(finished, texts):
 def test_the_samples_are_those_of_the_folder(finished):
     _, result, _ = finished
     assert len(result.samples) == running.SAMPLES
-    again = load(result.run).generate(samples=running.SAMPLES, max_tokens=running.SAMPLE_TOKENS, seed=0)
+    again = load(result.run).generate(
+        samples=running.SAMPLES,
+        max_tokens=running.SAMPLE_TOKENS,
+        temperature=running.SAMPLE_TEMPERATURE,
+        seed=0,
+    )
     assert [sample.text for sample in again] == [sample.text for sample in result.samples]
 
 

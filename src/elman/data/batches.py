@@ -76,8 +76,11 @@ class StreamLoader:
     """B streams over all documents of a store, T tokens at a time, epoch after epoch without end.
 
     Each epoch lays the documents out in a new order (seeded), cuts the layout into B stretches whose
-    lengths differ by one token at most, and starts them with a dropped state. The loader can say where it
-    is, and go there: `state_dict`, `load_state_dict`.
+    lengths differ by one token at most, and starts each of them afresh: with a dropped state, and the start
+    token as context. With probability `fresh_start` a stream is started afresh at any batch, because a model
+    that meets the initial state once an epoch, in a text of one long document, cannot predict from it (Melis
+    et al. 2018 do the same, with 0.01). The loader can say where it is, and go there: `state_dict`,
+    `load_state_dict`.
     """
 
     carries_state = True
@@ -91,9 +94,10 @@ class StreamLoader:
         pad_id: int,
         seed: int = 0,
         shuffle: bool = True,
+        fresh_start: float = 0.0,
     ) -> None:
         self._store, self._bptt, self._pad_id = store, bptt, pad_id
-        self._seed, self._shuffle = seed, shuffle
+        self._seed, self._shuffle, self._fresh_start = seed, shuffle, fresh_start
         self._bounds = np.arange(batch_size + 1) * len(store) // batch_size
         self._stretch = int(np.diff(self._bounds).max())
         self._epoch, self._offset = 0, 0
@@ -110,8 +114,10 @@ class StreamLoader:
             width = min(self._bptt, self._stretch - self._offset)
             begin, end = self._bounds[:-1] + self._offset, self._bounds[1:]
             batch = window(self._store, self._order, self._offsets, begin, end, width, self._pad_id)
-            if self._offset == 0:
-                batch.reset[:, 0] = True
+            rng = np.random.default_rng([self._seed, self._epoch, self._offset])
+            fresh = torch.from_numpy(rng.random(len(begin)) < (self._fresh_start if self._offset else 1.0))
+            batch.reset[fresh, 0] = True
+            batch.inputs[fresh & batch.counted[:, 0], 0] = self._store.start_id
             self._offset += width
             if self._offset == self._stretch:
                 self._epoch, self._offset = self._epoch + 1, 0

@@ -201,6 +201,7 @@ def _make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLo
         pad_id=pad_id,
         seed=training.seed,
         shuffle=training.shuffle,
+        fresh_start=training.fresh_start,
     )
 
 
