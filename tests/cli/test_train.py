@@ -46,7 +46,7 @@ def test_a_table_a_sample_and_where_it_lies(elman, texts):
     outcome = elman("train", "good.txt", *SMALL, "--out", "out", "--quiet")
     assert outcome.code == 0
     assert outcome.err == ""
-    for part in ("bits per", "perplexity", "lstm", "\nsample\n", "out/model", "out/report.html"):
+    for part in ("bits/byte", "perplexity", "lstm", "\nsample 1 ", "out/model", "out/report.html"):
         assert part in outcome.out
 
 
