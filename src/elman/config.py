@@ -14,7 +14,7 @@ from typing import Literal
 
 from elman.errors import ConfigError
 
-CellName = Literal["elman", "lstm"]
+CellName = Literal["elman", "lstm", "gru", "mingru", "minlstm"]
 
 
 def suggestion(given: str, allowed: Iterable[str]) -> str:

@@ -56,7 +56,7 @@ def train_command(
         preset: Where the settings start from: default (made for 90 seconds), or chapter (to the letter).
         config: Settings in a TOML file.
         out: The run folder, which must not exist. Default: the first free runs/CORPUS-CELL-N.
-        cell: The recurrence: elman, lstm.
+        cell: The recurrence: elman, lstm, gru, mingru, minlstm.
         hidden_size: Width of the recurrent state.
         embedding_dim: Width of the token vectors.
         num_layers: Recurrent layers.

@@ -10,7 +10,10 @@ from torch import nn
 
 from elman.cells.base import Cell
 from elman.cells.elman import ElmanCell
+from elman.cells.gru import GRUCell
 from elman.cells.lstm import LSTMCell
+from elman.cells.mingru import MinGRUCell
+from elman.cells.minlstm import MinLSTMCell
 from elman.config import CellName, ModelConfig
 from elman.errors import ConfigError, ResourceError
 from elman.models.recurrent import RecurrentLanguageModel
@@ -18,6 +21,9 @@ from elman.models.recurrent import RecurrentLanguageModel
 CELLS: dict[CellName, Callable[[int, int], Cell]] = {
     "elman": ElmanCell,
     "lstm": LSTMCell,
+    "gru": GRUCell,
+    "mingru": MinGRUCell,
+    "minlstm": MinLSTMCell,
 }
 
 TRAINING_BYTES = 16

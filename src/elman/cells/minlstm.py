@@ -1,0 +1,56 @@
+"""minLSTM (Feng et al. 2024, section 3.2 and appendix B), with the two gates normalised to a sum of one.
+
+    f, i, v = split(W x_t + b)
+    F = sigmoid(f) / (sigmoid(f) + sigmoid(i))                       I = 1 - F
+    h_t = F * h_{t-1} + I * g(v)                                    g as in minGRU
+
+F is computed as sigmoid(softplus(-i) - softplus(-f)), which keeps its digits when both gates are nearly shut:
+the logarithm of sigmoid(f) / sigmoid(i) is that difference.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elman import ops
+from elman.cells.base import project
+from elman.cells.mingru import positive
+
+
+class MinLSTMState(NamedTuple):
+    """What crosses a token: the hidden vector, [B, H]."""
+
+    h: Tensor
+
+
+class MinLSTMCell(nn.Module):
+    """One minLSTM layer. Input [B, T, D], output [B, T, H]."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
+        self.bias = nn.Parameter(torch.empty(3 * hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Each matrix its own Xavier; zero biases."""
+        for matrix in self.weight_ih.data.chunk(3):
+            nn.init.xavier_uniform_(matrix)
+        nn.init.zeros_(self.bias)
+
+    def initial_state(self, batch_size: int) -> MinLSTMState:
+        """Zeros."""
+        return MinLSTMState(self.bias.new_zeros(batch_size, self.hidden_size))
+
+    def forward(
+        self, x: Tensor, state: MinLSTMState, reset: Tensor | None = None
+    ) -> tuple[Tensor, MinLSTMState]:
+        """See `Cell`."""
+        f, i, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(3, dim=-1)
+        difference = F.softplus(-i) - F.softplus(-f)  # log(sigmoid(f) / sigmoid(i))
+        kept, added = torch.sigmoid(difference), torch.sigmoid(-difference)
+        outputs, h = ops.linear_scan(kept, added * positive(v), state.h, reset)
+        return outputs, MinLSTMState(h)
