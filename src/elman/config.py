@@ -186,6 +186,8 @@ class TrainingConfig:
     """How often the held-out text is scored on the way, evenly over the budget."""
     valid_tokens: int = 50_000
     """Held-out tokens scored on the way; the end of training always scores all of them."""
+    yardstick_order: int | None = 5
+    """Order of the n-gram model that is counted on the same tokens and scored beside; None leaves it out."""
     seed: int = 0
     """Seed of the weights, the order of the data and the dropout masks."""
     deterministic: bool = True
@@ -207,6 +209,8 @@ class TrainingConfig:
         require_integer("seed", self.seed, at_least=0, at_most=2**63 - 1)
         if self.max_steps is not None:
             require_integer("max_steps", self.max_steps, at_least=1)
+        if self.yardstick_order is not None:
+            require_integer("yardstick_order", self.yardstick_order, at_least=1, at_most=6)
         for name in ("max_time", "epochs"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), above=0)

@@ -19,7 +19,7 @@ from tests.cli.conftest import SMALL
 
 KEYS = {
     *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
-    *("valid", "interrupted"),
+    *("valid", "yardstick", "interrupted"),
 }
 
 

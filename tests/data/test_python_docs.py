@@ -19,12 +19,20 @@ def test_every_document_is_text_and_none_comes_twice():
     assert all(text.encode() for text in documents)
 
 
-def test_it_holds_about_two_megabytes_of_all_three_parts():
-    documents = set(python_docs())
+def test_it_holds_about_two_megabytes_of_both_parts():
+    documents = python_docs()
     assert 1_500_000 < sum(map(len, documents)) < 6_000_000
     assert any("Boolean operations" in text for text in documents)
     assert any(text.startswith("JSON (JavaScript Object Notation)") for text in documents)
-    assert any(text.startswith("Return the absolute value") for text in documents)
+
+
+def test_a_docstring_comes_once_and_with_those_of_its_module(tmp_path, monkeypatch):
+    (tmp_path / "a.py").write_text('''"""A."""\ndef f(): "Same."\ndef g(): "Other."\ndef h(): "Same."''')
+    (tmp_path / "b.py").write_text('''"""B."""\ndef f(): "Same."''')
+    (tmp_path / "c.py").write_text("def f(): 'Other.'")
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    assert python_docs.__wrapped__() == ("A.\n\nSame.\n\nOther.", "B.")
 
 
 def test_another_process_finds_the_same_without_warnings_or_imports():
@@ -100,26 +108,7 @@ def test_other_peoples_code_and_tests_are_left_out(tmp_path):
         (tmp_path / folder / "a.py").write_text(f'"""In {folder}."""')
     (tmp_path / "b.txt").write_text('"""Not a source."""')
     (tmp_path / "package" / "bad.py").write_text("print 'old'")
-    assert list(module._library(tmp_path)) == ["In .", "In package."]
-
-
-def test_a_python_without_sources_still_has_builtins(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path / "gone"))
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    documents = python_docs.__wrapped__()
-    assert documents
-    assert set(documents) <= set(python_docs())
-
-
-def test_what_a_runner_puts_into_builtins_is_not_documentation(monkeypatch):
-    import builtins
-
-    def display():
-        """Put here by a notebook."""
-
-    before = list(module._builtins())
-    monkeypatch.setattr(builtins, "display", display, raising=False)
-    assert list(module._builtins()) == before
+    assert list(module._library(tmp_path)) == [["In ."], ["In package."], []]
 
 
 def test_as_a_corpus_each_is_a_document():

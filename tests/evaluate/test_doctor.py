@@ -149,6 +149,24 @@ class NotANumber(Sound):
         return log_probs, after
 
 
+class NeverSaysSome(Sound):
+    """Gives two entries no chance at all, as padding has none: their log-probability is minus infinity."""
+
+    def log_probs(self, tokens, state, reset=None):
+        log_probs, after = super().log_probs(tokens, state, reset)
+        log_probs[..., :2] = -math.inf
+        return log_probs.log_softmax(dim=-1), after
+
+
+class NeverSaysSomeAtFirst(NeverSaysSome):
+    """And does so only where the call begins."""
+
+    def log_probs(self, tokens, state, reset=None):
+        log_probs, after = Sound.log_probs(self, tokens, state, reset)
+        log_probs[:, 0, :2] = -math.inf
+        return log_probs.log_softmax(dim=-1), after
+
+
 def failures(model) -> set[str]:
     return {check.name for check in check_model(model) if not check.passed}
 
@@ -171,6 +189,16 @@ def test_our_models_pass(cell, tied, seed):
 
 def test_a_sound_model_that_is_none_of_ours_passes():
     assert failures(Sound()) == set()
+
+
+def test_what_can_never_follow_is_no_difference():
+    model = NeverSaysSome()
+    assert model.log_probs(torch.zeros(1, 3, dtype=torch.long), model.initial_state(1))[0].isinf().any()
+    assert failures(model) == set()
+
+
+def test_what_can_follow_only_sometimes_is_one():
+    assert {"cutting", "step by step", "reset"} <= failures(NeverSaysSomeAtFirst())
 
 
 def test_a_model_that_still_drops_out_fails():

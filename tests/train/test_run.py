@@ -39,7 +39,7 @@ SMALL = {
 
 RESULT_KEYS = {
     *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
-    *("valid", "interrupted"),
+    *("valid", "yardstick", "interrupted"),
 }
 SCORE_KEYS = {
     *("nats", "targets", "characters", "bytes", "words", "documents", "truncated", "unknown", "state"),
@@ -100,6 +100,9 @@ def test_the_result_is_a_document_with_the_promised_keys(finished):
     document = json.loads(json.dumps(result.as_dict()))
     assert set(document) == RESULT_KEYS
     assert set(document["valid"]) == SCORE_KEYS
+    assert set(document["yardstick"]) == SCORE_KEYS
+    same_text = ("targets", "characters", "bytes", "words", "documents")
+    assert [document["yardstick"][key] for key in same_text] == [document["valid"][key] for key in same_text]
     assert document["schema"] == "elman.train/1"
     assert (document["run"], document["model"]) == (str(result.run), str(result.run / "model"))
     assert (document["preset"], document["steps"], document["interrupted"]) == ("default", 6, False)
@@ -107,6 +110,11 @@ def test_the_result_is_a_document_with_the_promised_keys(finished):
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"])
     assert document["parameters"] == sum(p.numel() for p in load(result.run).model.parameters())
     assert (document["valid"]["truncated"], document["valid"]["state"]) == (0, "reset")
+
+
+def test_the_yardstick_can_be_left_out(texts, tmp_path):
+    config = settings(texts, valid=texts / "valid.txt", yardstick_order="none")
+    assert run_training(config, tmp_path / "run", quiet=True).yardstick is None
 
 
 def test_the_settings_of_a_run_can_be_run_again(finished, tmp_path):

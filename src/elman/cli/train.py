@@ -107,16 +107,16 @@ def train_command(
         overrides[name] = value
     resolved = resolve(preset, config, os.environ, overrides)
 
-    from elman.evaluate.score import score_columns  # torch takes a second to import
-    from elman.train.run import SAMPLE_TEMPERATURE, run_training
+    from elman.train.run import SAMPLE_TEMPERATURE, run_training, score_rows  # torch takes a second to import
 
     progress = (lambda line: None) if quiet else say
     result = run_training(resolved, out, command=command_line(), say=progress, quiet=quiet)
     if json:
         print_json(result.as_dict())
     else:
-        columns = score_columns(result.valid)
-        print_table(["held-out text", *columns], [[resolved.model.cell, *columns.values()]])
+        rows = score_rows(resolved, result)
+        columns = rows[resolved.model.cell]
+        print_table(["held-out text", *columns], [[name, *row.values()] for name, row in rows.items()])
         for number, sample in enumerate(result.samples, start=1):
             print(f"\nsample {number} (temperature {SAMPLE_TEMPERATURE})\n{indent(visible(sample.text))}")
         print()

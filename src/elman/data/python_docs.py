@@ -1,21 +1,23 @@
 """English documentation that every Python carries: a corpus of about 2 MB that needs no download.
 
-Three parts, in this order, exact duplicates dropped:
+Two parts, in this order:
 
-    topics      pydoc_data.topics, the language reference as `help("if")` shows it
-    library     the docstrings of the standard library's sources, found with `ast` and never by importing
-    builtins    the docstrings of the C modules that are compiled into the interpreter
+    topics      pydoc_data.topics, the language reference as `help("if")` shows it; each topic a document
+    library     the docstrings of the standard library's sources, found with `ast` and never by importing;
+                those of a module are one document, in the order of the source, blank lines between them
+
+A docstring that comes again is left out. Docstrings of one module repeat each other with small changes, so that
+held-out documents are whole modules: had each docstring been a document, a 5-gram model would find most of the
+held-out ones, nearly, in the training text (1.57 bits per byte instead of 1.81).
 
 The order is that of sorted names and of the source, so one Python always gives one corpus; another version,
 or another build, gives another.
 """
 
 import ast
+import contextlib
 import functools
-import importlib
-import inspect
 import os
-import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -41,12 +43,18 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def python_docs() -> tuple[str, ...]:
     """The documents; read once in a process, in a few seconds."""
     with warnings.catch_warnings():
-        # Old sources hold invalid escapes, and old modules announce their removal.
-        warnings.simplefilter("ignore")
-        found = [*_topics(), *_library(Path(sysconfig.get_path("stdlib"))), *_builtins()]
-    # A docstring may hold half of a surrogate pair, which no tokenizer can read.
-    usable = (text.encode("utf-8", "replace").decode() for text in found)
-    return tuple(dict.fromkeys(text for text in usable if text and not text.isspace()))
+        warnings.simplefilter("ignore")  # old sources hold invalid escapes
+        groups = [*([topic] for topic in _topics()), *_library(Path(sysconfig.get_path("stdlib")))]
+    seen: set[str] = set()
+    documents = []
+    for group in groups:
+        # A docstring may hold half of a surrogate pair, which no tokenizer can read.
+        usable = (text.encode("utf-8", "replace").decode() for text in group)
+        new = [text for text in dict.fromkeys(usable) if text.strip() and text not in seen]
+        seen.update(new)
+        if new:
+            documents.append("\n\n".join(new))
+    return tuple(documents)
 
 
 def docstrings_of_source(source: bytes) -> Iterator[str]:
@@ -77,13 +85,11 @@ def _topics() -> Iterator[str]:
         yield topics[name]
 
 
-def _library(folder: Path) -> Iterator[str]:
+def _library(folder: Path) -> Iterator[list[str]]:
+    """The docstrings of each module."""
     for path in _sources(folder):
-        try:
-            source = path.read_bytes()
-        except OSError:
-            continue
-        yield from docstrings_of_source(source)
+        with contextlib.suppress(OSError):
+            yield list(docstrings_of_source(path.read_bytes()))
 
 
 def _sources(folder: Path) -> Iterator[Path]:
@@ -94,38 +100,3 @@ def _sources(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if name.endswith(".py"):
                 yield Path(parent, name)
-
-
-def _builtins() -> Iterator[str]:
-    for name in sorted(sys.builtin_module_names):
-        try:
-            module = importlib.import_module(name)
-        except ImportError:  # compiled in, and yet without what it needs to start
-            continue
-        yield from _docstring(module)
-        for member in _members(module):
-            yield from _docstring(member)
-            if isinstance(member, type):
-                for attribute in _members(member):
-                    yield from _docstring(attribute)
-
-
-def _members(owner: object) -> Iterator[object]:
-    """Classes, C functions and descriptors by sorted name.
-
-    Instances repeat the docstring of their class, and Python functions are not part of a C module: a debugger
-    or a test runner has put them there.
-    """
-    for _, member in sorted(vars(owner).items()):
-        if isinstance(member, staticmethod | classmethod):
-            member = member.__func__
-        if inspect.isfunction(member):
-            continue
-        if isinstance(member, type) or inspect.isroutine(member) or inspect.isdatadescriptor(member):
-            yield member
-
-
-def _docstring(thing: object) -> Iterator[str]:
-    text = getattr(thing, "__doc__", None)
-    if isinstance(text, str):  # a class may have a descriptor there
-        yield inspect.cleandoc(text)

@@ -48,8 +48,11 @@ class Level:
     """[M of the order below, 1 for order 1], the share of the order below; 1 where a context has no follower."""
     discounts: Floats
     """[3], D_1, D_2 and D_3."""
-    fallback: bool
-    """Whether those are FALLBACK_DISCOUNTS."""
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the discounts are FALLBACK_DISCOUNTS, for want of others."""
+        return bool((self.discounts == FALLBACK_DISCOUNTS).all())
 
     def find(self, context: Integers, word: Integers, vocab_size: int) -> Integers:
         """Number of the n-gram (context, word), or -1 where there is none; -1 stands for no context, no word."""
@@ -58,6 +61,10 @@ class Level:
         wanted = np.where((context < 0) | (word < 0), -1, context * vocab_size + word)
         place = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
         return np.where(self.keys[place] == wanted, place, -1)
+
+    def first_followers(self, vocab_size: int) -> Integers:
+        """[M of the order below + 1], where the n-grams of each context begin, and M."""
+        return self.keys.searchsorted(np.arange(len(self.backoffs) + 1) * vocab_size)
 
 
 def estimate_levels(
@@ -73,7 +80,7 @@ def estimate_levels(
         start_id: The context of each document's first token.
 
     Raises:
-        InputError: A token is the start token or lies outside the vocabulary, or there are fewer than `order`.
+        InputError: There are fewer than `order` tokens, or one lies outside the vocabulary.
     """
     if len(tokens) < order:
         raise InputError(
@@ -85,15 +92,71 @@ def estimate_levels(
             f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size}; "
             "use the tokenizer that made the tokens"
         )
-    if (tokens == start_id).any():
-        raise InputError(
-            f"the start token ({start_id}) stands inside a document; leave it out, it is added to each"
+    keys, counts = _count(
+        np.asarray(tokens, np.int64), np.asarray(starts, np.int64), vocab_size, order, start_id
+    )
+    contexts = [1, *(len(each) for each in keys)]
+    return [_level(*each, vocab_size) for each in zip(keys, counts, contexts, strict=False)]
+
+
+def _count(
+    tokens: Integers, starts: Integers, vocab_size: int, order: int, start_id: int
+) -> tuple[list[Integers], list[Integers]]:
+    """Keys [M] and adjusted counts [M] of every order from 1."""
+    lengths = np.diff(starts) + 1
+    words = np.insert(tokens, starts[:-1], start_id)
+    # How many words of its document a place holds, itself included: the longest n-gram that ends there.
+    longest = np.arange(1, len(words) + 1) - np.repeat(lengths.cumsum() - lengths, lengths)
+    keys: list[Integers] = []
+    counts: list[Integers] = []
+    numbers = context = np.zeros(len(words), np.int64)
+    for k in range(1, order + 1):
+        places = np.flatnonzero(longest >= k)
+        found, first, inverse, seen = np.unique(
+            context[places] * vocab_size + words[places],
+            return_index=True,
+            return_inverse=True,
+            return_counts=True,
         )
-    numbered = _number(tokens, starts, vocab_size, order, start_id)
-    _, counts = numbered[-1]
-    levels: list[Level] = []
-    for k in range(order, 0, -1):
-        keys, _ = numbered[k - 1]
-        contexts = len(numbered[k - 2][0]) if k > 1 else 1
-        levels.insert(0, _level(keys, counts, contexts, vocab_size))
-    return levels
+        if k > 1:
+            # Each different n-gram is one more word before the n-gram without its first word.
+            preceded = np.bincount(numbers[places[first]], minlength=len(keys[-1]))
+            counts[-1] = np.where(preceded > 0, preceded, counts[-1])
+        keys.append(found)
+        counts.append(seen)
+        numbers = np.full(len(words), -1)
+        numbers[places] = inverse
+        context = np.roll(numbers, 1)  # what comes over from another document is never `longest` enough
+    counts[0][keys[0] == start_id] = 0
+    return keys, counts
+
+
+def _level(keys: Integers, counts: Integers, contexts: int, vocab_size: int) -> Level:
+    """The level of one order, `contexts` being how many n-grams the order below has."""
+    discounts = _discounts(counts)
+    removed = np.concatenate([[0.0], discounts])[np.minimum(counts, 3)]
+    context = keys // vocab_size
+    totals = np.bincount(context, weights=counts, minlength=contexts)
+    spared = np.bincount(context, weights=removed, minlength=contexts)
+    return Level(
+        keys=keys,
+        weights=(counts - removed) / totals[context],
+        backoffs=np.divide(spared, totals, out=np.ones(contexts), where=totals > 0),
+        discounts=discounts,
+    )
+
+
+def _discounts(counts: Integers) -> Floats:
+    """D_1, D_2 and D_3 from adjusted counts.
+
+    The fallback, where n_1, n_2 or n_3 is zero, or some D_r is not above 0 and at most r. lmplz lets a D_r be 0,
+    by which a context whose n-grams all have that count would leave nothing for any other word.
+    """
+    r = np.arange(1, 4)
+    n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].astype(np.float64)
+    if n[:3].all():
+        y = n[0] / (n[0] + 2 * n[1])
+        discounts: Floats = r - (r + 1) * y * n[1:] / n[:3]
+        if ((discounts > 0) & (discounts <= r)).all():
+            return discounts
+    return np.array(FALLBACK_DISCOUNTS)

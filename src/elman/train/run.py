@@ -20,9 +20,10 @@ from elman.config import RunConfig
 from elman.data.batches import DocumentLoader, StreamLoader
 from elman.data.prepare import Prepared, prepare
 from elman.errors import InputError
-from elman.evaluate.score import Score, score_columns
+from elman.evaluate.score import Score, score_columns, score_store
 from elman.files import make_folder, write_atomically
 from elman.models.build import build, count_parameters, require_memory
+from elman.models.ngram import estimate
 from elman.settings import to_toml
 from elman.text_model import Sample, TextModel
 from elman.train.budget import Budget
@@ -39,6 +40,9 @@ SAMPLES = 3
 SAMPLE_TOKENS = 100
 SAMPLE_TEMPERATURE = 0.8
 """Of what is shown at the end: a little safer than the model itself, as a reader would ask for."""
+
+YARDSTICK_TOKENS = 20_000_000
+"""The n-gram yardstick is left out of texts with more tokens: its counts would outgrow a laptop's patience."""
 
 Say = Callable[[str], None]
 
@@ -57,6 +61,8 @@ class RunResult:
     """Of training, validation not counted."""
     parameters: int
     valid: Score
+    yardstick: Score | None
+    """What an n-gram model of the same tokens scores on the same text; None if it was left out."""
     samples: list[Sample]
     interrupted: bool
 
@@ -73,6 +79,7 @@ class RunResult:
             "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
             "parameters": self.parameters,
             "valid": self.valid.as_dict(),
+            "yardstick": None if self.yardstick is None else self.yardstick.as_dict(),
             "interrupted": self.interrupted,
         }
 
@@ -155,12 +162,37 @@ def run_training(
         seconds=seconds,
         parameters=parameters,
         valid=valid,
+        yardstick=None if interrupt.asked else _score_yardstick(config, data, say),
         samples=samples,
         interrupted=interrupt.asked,
     )
     text_model.save(result.model, model_card(config, data.manifest, result.as_dict(), command))
     write_atomically(folder / "report.html", _report(config, result, data, machine, command))
     return result
+
+
+def _score_yardstick(config: RunConfig, data: Prepared, say: Say) -> Score | None:
+    """What counting alone makes of the same tokens."""
+    order, tokenizer = config.training.yardstick_order, data.tokenizer
+    if order is None or not order <= len(data.train) <= YARDSTICK_TOKENS:
+        return None
+    say(f"counting {order}-grams of the same tokens, to compare")
+    counted = estimate(
+        (data.train.tokens, data.train.starts),
+        tokenizer.vocab_size,
+        order,
+        start_id=tokenizer.start_id,
+        excluded_ids=[tokenizer.pad_id],
+    )
+    return score_store(counted, data.valid, pad_id=tokenizer.pad_id, unknown_id=tokenizer.unknown_id)
+
+
+def score_rows(config: RunConfig, result: RunResult) -> dict[str, dict[str, str]]:
+    """The table of a run: the model, and the yardstick beside it."""
+    rows: dict[str, dict[str, str]] = {config.model.cell: score_columns(result.valid)}
+    if result.yardstick is not None:
+        rows[f"{config.training.yardstick_order}-gram"] = score_columns(result.yardstick)
+    return rows
 
 
 def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
@@ -252,7 +284,7 @@ def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machi
         Report(
             title=result.run.name,
             summary=summary,
-            scores={"held-out text": score_columns(result.valid)},
+            scores=score_rows(config, result),
             metrics=read_metrics(result.run / "metrics.jsonl"),
             samples=[("", sample.text) for sample in result.samples],
             settings=to_toml(config),

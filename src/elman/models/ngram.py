@@ -1,0 +1,240 @@
+"""A count model: interpolated modified Kneser-Ney of orders 1 to 6, as a language model like any other.
+
+    P(w | u) = P_k(w | u)        u: the last tokens of the document, at most order - 1 of them
+
+For a context u the recursion of `models.kneser_ney` runs upwards from single words,
+
+    P_k(w | u) = weight(u w) + backoff(u) P_{k-1}(w | u'),
+
+over every suffix of u that was seen; one that was not leaves P as it is. So probabilities sum to one for every
+context, and everything that can follow has some.
+
+Axes: B batch, T time, V vocabulary, C contexts, M n-grams of an order, K levels (orders).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from elman.errors import ConfigError, InputError, ModelError
+from elman.models.kneser_ney import Floats, Integers, Level, estimate_levels
+
+MAX_ORDER = 6
+
+PARTS = ("keys", "weights", "backoffs", "discounts")
+"""What a level is stored as, one array each."""
+
+
+class NgramState(NamedTuple):
+    """What crosses a token."""
+
+    tokens: Tensor
+    """Int64 [B, order - 1], the last tokens of the document, the latest last; -1 before its beginning."""
+
+
+class NgramModel:
+    """An interpolated n-gram model on the CPU. Meets `models.base.LanguageModel`; `estimate` makes one."""
+
+    def __init__(self, levels: list[Level], vocab_size: int, excluded_ids: Iterable[int]) -> None:
+        self.levels = levels
+        self.excluded_ids = tuple(sorted(set(excluded_ids)))
+        """Ids that never follow anything: their probability is exactly 0."""
+        self._vocab_size = vocab_size
+        self._unigram = self._single_words()
+        self._first = [level.first_followers(vocab_size) for level in levels]
+
+    @property
+    def order(self) -> int:
+        """Words of the longest n-gram, the predicted one included."""
+        return len(self.levels)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self._vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def initial_state(self, batch_size: int) -> NgramState:
+        """The state before the first token of a document: nothing seen."""
+        return NgramState(torch.full((batch_size, self.order - 1), -1))
+
+    def log_probs(
+        self, tokens: Tensor, state: NgramState, reset: Tensor | None = None
+    ) -> tuple[Tensor, NgramState]:
+        """See `LanguageModel.log_probs`; minus infinity for the excluded ids."""
+        contexts, state = self._contexts(tokens, state, reset)
+        out = torch.empty(*tokens.shape, self.vocab_size)
+        for row, own in zip(out, contexts, strict=True):  # float64 for one stream at a time
+            with np.errstate(divide="ignore"):
+                row.copy_(torch.from_numpy(np.log(self.probabilities(own))))
+        return out, state
+
+    def score(
+        self, tokens: Tensor, targets: Tensor, state: NgramState, reset: Tensor | None = None
+    ) -> tuple[Tensor, NgramState]:
+        """See `LanguageModel.score`; infinite for the excluded ids."""
+        contexts, state = self._contexts(tokens, state, reset)
+        wanted = targets.numpy().reshape(-1)
+        found = self._unigram[wanted]
+        for level, context in self._suffixes(contexts.reshape(len(wanted), self.order - 1)):
+            place = level.find(context, wanted, self.vocab_size)
+            known, seen = context >= 0, place >= 0
+            found[known] *= level.backoffs[context[known]]
+            found[seen] += level.weights[place[seen]]
+        with np.errstate(divide="ignore"):
+            nats = torch.from_numpy(-np.log(found))
+        return nats.view(targets.shape).float(), state
+
+    def probabilities(self, contexts: Integers) -> Floats:
+        """Probabilities [C, V] of every next token, in float64.
+
+        Args:
+            contexts: [C, order - 1], the latest token last; -1 where a document has not so many.
+        """
+        out = np.tile(self._unigram, (len(contexts), 1))
+        for (level, context), first in zip(self._suffixes(contexts), self._first[1:], strict=True):
+            rows = np.flatnonzero(context >= 0)
+            known = context[rows]
+            out[rows] *= level.backoffs[known, None]
+            followers = first[known + 1] - first[known]
+            # The n-grams of each context lie side by side: first, first + 1, ...
+            ends = followers.cumsum()
+            places = np.arange(followers.sum()) + np.repeat(first[known] - (ends - followers), followers)
+            out[np.repeat(rows, followers), level.keys[places] % self.vocab_size] += level.weights[places]
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that the model is, but for `settings`; `from_arrays` makes it again."""
+        return {
+            f"order_{k}.{part}": getattr(level, part)
+            for k, level in enumerate(self.levels, start=1)
+            for part in PARTS
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """The rest of the model, fit for JSON."""
+        return {
+            "order": self.order,
+            "vocab_size": self.vocab_size,
+            "excluded_ids": list(self.excluded_ids),
+        }
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, NDArray[Any] | Tensor],
+        *,
+        order: int,
+        vocab_size: int,
+        excluded_ids: list[int],
+    ) -> "NgramModel":
+        """The model whose `arrays` and `settings` these are.
+
+        Raises:
+            ConfigError: The order is not between 1 and MAX_ORDER.
+            ModelError: An array is missing, or does not fit the others.
+        """
+        _check_order(order)
+        levels: list[Level] = []
+        for k in range(1, order + 1):
+            try:
+                level = Level(**{part: np.asarray(arrays[f"order_{k}.{part}"]) for part in PARTS})
+            except KeyError as error:
+                raise ModelError(f"n-gram model: {error.args[0]} is missing; estimate it anew") from error
+            _check_level(level, k, len(levels[-1].keys) if levels else 1, vocab_size)
+            levels.append(level)
+        return cls(levels, vocab_size, excluded_ids)
+
+    def _single_words(self) -> Floats:
+        """P_1 [V]: what follows when nothing is known."""
+        level = self.levels[0]
+        uniform = np.ones(self.vocab_size)
+        uniform[list(self.excluded_ids)] = 0
+        out: Floats = uniform / uniform.sum() * level.backoffs[0]
+        out[level.keys] += level.weights
+        return out
+
+    def _suffixes(self, contexts: Integers) -> Iterator[tuple[Level, Integers]]:
+        """Orders 2 and up, each with the number [C] of its context, -1 where that was never seen."""
+        for k in range(1, self.order):
+            number = np.zeros(len(contexts), np.int64)
+            for level, word in zip(self.levels[:k], contexts[:, self.order - 1 - k :].T, strict=True):
+                number = level.find(number, word, self.vocab_size)
+            yield self.levels[k], number
+
+    def _contexts(
+        self, tokens: Tensor, state: NgramState, reset: Tensor | None
+    ) -> tuple[Integers, NgramState]:
+        """The context [B, T, order - 1] that each token ends, and the state after the last of them."""
+        width, (_, length) = self.order - 1, tokens.shape
+        joined = torch.cat([state.tokens, tokens], dim=1)
+        places = torch.arange(length + 1)[:, None] + torch.arange(width)
+        contexts = joined[:, places]
+        if reset is not None:
+            # Place of the token that the document of each context begins with; a state begins at place 0.
+            begins = torch.where(reset, torch.arange(length) + width, 0).cummax(dim=1).values
+            begins = torch.cat([begins.new_zeros(len(tokens), 1), begins], dim=1)
+            contexts = contexts.masked_fill(places < begins[..., None], -1)
+        return contexts[:, 1:].numpy(), NgramState(contexts[:, -1].clone())
+
+
+def estimate(
+    documents: tuple[NDArray[Any], NDArray[Any]],
+    vocab_size: int,
+    order: int,
+    *,
+    start_id: int,
+    excluded_ids: Iterable[int] = (),
+) -> NgramModel:
+    """The model of interpolated modified Kneser-Ney of some documents.
+
+    Args:
+        documents: Tokens [N] and starts [D + 1], as a token store holds them: each document ends in the end
+            token, and its start token is not stored.
+        vocab_size: V.
+        order: 1 to MAX_ORDER, words of the longest n-gram, the predicted one included.
+        start_id: The context of each document's first token; never predicted.
+        excluded_ids: What else is never predicted, the padding.
+
+    Raises:
+        ConfigError: The order is not between 1 and MAX_ORDER.
+        InputError: There are fewer tokens than `order`, or a token can not stand where it does.
+    """
+    _check_order(order)
+    tokens, starts = documents
+    excluded = {start_id, *excluded_ids}
+    misplaced = tokens[np.isin(tokens, list(excluded))]
+    if len(misplaced):
+        raise InputError(
+            f"token {misplaced[0]} is never predicted, yet stands inside a document; leave it out"
+        )
+    return NgramModel(estimate_levels(tokens, starts, vocab_size, order, start_id), vocab_size, excluded)
+
+
+def _check_order(order: int) -> None:
+    if not 1 <= order <= MAX_ORDER:
+        raise ConfigError(f"order is {order}; choose one from 1 to {MAX_ORDER}")
+
+
+def _check_level(level: Level, k: int, contexts: int, vocab_size: int) -> None:
+    """Raise ModelError unless every look-up in this level stays inside it."""
+    keys = level.keys
+    fits = (
+        keys.dtype == np.int64
+        and keys.ndim == 1
+        and level.weights.shape == keys.shape
+        and level.backoffs.shape == (contexts,)
+        and level.discounts.shape == (3,)
+        and bool((np.diff(keys) > 0).all())
+        and (not len(keys) or bool(keys[0] >= 0 and keys[-1] < contexts * vocab_size))
+    )
+    if not fits:
+        raise ModelError(f"n-gram model: the arrays of order {k} do not fit together; estimate it anew")
