@@ -86,8 +86,7 @@ def from_toml(path: Path) -> RunConfig:
     tables = _read_toml(path)
     preset = str(tables.pop("preset", "default"))
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    optional = {name: None for name, (_, annotation) in _fields_by_name().items() if _allows_none(annotation)}
-    for name, value in (optional | _flatten(tables, str(path))).items():
+    for name, value in _flatten(tables, str(path)).items():
         section, name_of_field, annotation = _find(name, str(path))
         values[section][name_of_field] = _convert(value, annotation, f"{path}: {name_of_field}")
     return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
@@ -165,10 +164,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot read the settings: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # among them a bare one, for a number of 5,000 digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-
-
-def _allows_none(annotation: Any) -> bool:
-    return type(None) in typing.get_args(annotation)
 
 
 def _convert(value: object, annotation: Any, where: str) -> object:
