@@ -169,7 +169,7 @@ class TrainingConfig:
     bptt: int = 64
     """Tokens of each stream in a batch, and so the reach of a gradient."""
     fresh_start: float = 0.01
-    """Chance that a stream begins afresh at a batch, so that the model learns to start anywhere."""
+    """Chance that a stream inside a long document begins afresh at a batch, so that the model learns to begin."""
     max_length: int = 30
     """Tokens of a document kept in `documents` batches, start and end included. Evaluation cuts nothing."""
     shuffle: bool = True

@@ -117,6 +117,13 @@ def test_streams_begin_afresh_as_often_as_asked():
             assert not batch.reset[:, 1:].any()
 
 
+def test_streams_of_short_documents_begin_where_documents_do():
+    store = store_from_ids([[3, 4, 5, 6]] * 400, start_id=START, end_id=END)
+    loader = StreamLoader(store, 8, 5, pad_id=PAD, fresh_start=1.0)
+    _, *others = take(loader, loader.steps_per_epoch - 1)
+    assert all(torch.equal(batch.reset, batch.targets == 3) for batch in others)
+
+
 @given(store=stores(), order=st.randoms(use_true_random=False), width=st.integers(1, 9), data=st.data())
 def test_a_window_may_begin_and_end_anywhere(store, order, width, data):
     documents = list(range(store.documents))

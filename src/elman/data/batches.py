@@ -21,6 +21,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from elman.data.store import TokenStore
 
 
+LONG_DOCUMENT = 8192
+"""Tokens beyond which a document is also entered in its middle, in training on streams."""
+
+
 class Batch(NamedTuple):
     """What a model is given at one step, all [B, T]."""
 
@@ -77,9 +81,9 @@ class StreamLoader:
 
     Each epoch lays the documents out in a new order (seeded), cuts the layout into B stretches whose
     lengths differ by one token at most, and starts each of them afresh: with a dropped state, and the start
-    token as context. With probability `fresh_start` a stream is started afresh at any batch, because a model
-    that meets the initial state once an epoch, in a text of one long document, cannot predict from it (Melis
-    et al. 2018 do the same, with 0.01). The loader can say where it is, and go there: `state_dict`,
+    token as context. Inside a document of more than LONG_DOCUMENT tokens, a stream is started afresh at a
+    batch with probability `fresh_start`, because a model that meets the initial state once an epoch cannot
+    predict from it (Melis et al. 2018 do the same everywhere, with 0.01). The loader can say where it is, and go there: `state_dict`,
     `load_state_dict`.
     """
 
@@ -115,7 +119,9 @@ class StreamLoader:
             begin, end = self._bounds[:-1] + self._offset, self._bounds[1:]
             batch = window(self._store, self._order, self._offsets, begin, end, width, self._pad_id)
             rng = np.random.default_rng([self._seed, self._epoch, self._offset])
-            fresh = torch.from_numpy(rng.random(len(begin)) < (self._fresh_start if self._offset else 1.0))
+            long = np.diff(self._store.starts)[batch.documents[:, 0]] > LONG_DOCUMENT
+            chance = self._fresh_start * long if self._offset else np.ones(len(begin))
+            fresh = torch.from_numpy(rng.random(len(begin)) < chance)
             batch.reset[fresh, 0] = True
             batch.inputs[fresh & batch.counted[:, 0], 0] = self._store.start_id
             self._offset += width
