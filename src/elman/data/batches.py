@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from elman.data.store import TokenStore
 
-
 LONG_DOCUMENT = 8192
 """Tokens beyond which a document is also entered in its middle, in training on streams."""
 
@@ -83,8 +82,9 @@ class StreamLoader:
     lengths differ by one token at most, and starts each of them afresh: with a dropped state, and the start
     token as context. Inside a document of more than LONG_DOCUMENT tokens, a stream is started afresh at a
     batch with probability `fresh_start`, because a model that meets the initial state once an epoch cannot
-    predict from it (Melis et al. 2018 do the same everywhere, with 0.01). The loader can say where it is, and go there: `state_dict`,
-    `load_state_dict`.
+    predict from it (Melis et al. 2018 do the same everywhere, with 0.01).
+
+    The loader can say where it is, and go there: `state_dict`, `load_state_dict`.
     """
 
     carries_state = True
