@@ -119,7 +119,8 @@ class StreamLoader:
             begin, end = self._bounds[:-1] + self._offset, self._bounds[1:]
             batch = window(self._store, self._order, self._offsets, begin, end, width, self._pad_id)
             rng = np.random.default_rng([self._seed, self._epoch, self._offset])
-            long = np.diff(self._store.starts)[batch.documents[:, 0]] > LONG_DOCUMENT
+            inside, starts = batch.documents[:, 0].numpy(), self._store.starts
+            long = starts[inside + 1] - starts[inside] > LONG_DOCUMENT
             chance = self._fresh_start * long if self._offset else np.ones(len(begin))
             fresh = torch.from_numpy(rng.random(len(begin)) < chance)
             batch.reset[fresh, 0] = True

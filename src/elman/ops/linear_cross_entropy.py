@@ -26,7 +26,7 @@ from elman.ops.precision import product_dtype, without_autocast
 # Axes: N rows, C rows of a chunk, D width, V vocabulary.
 
 CHUNK_ELEMENTS = 1 << 21
-"""Logits held at a time (8 MB in float32), in cache together with what is read and written beside them."""
+"""Logits held at a time where LEAST_ROWS allows (8 MB in float32), in cache with what is used beside them."""
 
 LEAST_ROWS = 256
 """Rows of a chunk at least, however large the vocabulary: every chunk reads and writes all of dW."""
@@ -123,13 +123,13 @@ def _run(
     rows = max(1, min(len(hidden), max(LEAST_ROWS, CHUNK_ELEMENTS // len(weight))))
     # One workspace for all chunks: fresh memory of this size would cost a page fault every few logits.
     low_workspace = low_hidden.new_empty(rows, len(weight))
-    workspace = low_workspace if dtype == hidden.dtype else hidden.new_empty(rows, len(weight))
+    lowered = dtype != hidden.dtype
+    workspace = hidden.new_empty(rows, len(weight)) if lowered else low_workspace
     for start in range(0, len(hidden), rows):
         chunk = slice(start, start + rows)
         y_C = targets[chunk]
-        low_CV, logits_CV = low_workspace[: len(y_C)], workspace[: len(y_C)]
-        torch.addmm(low_bias, low_hidden[chunk], low_weight.T, out=low_CV)
-        logits_CV.copy_(low_CV)
+        low_CV = torch.addmm(low_bias, low_hidden[chunk], low_weight.T, out=low_workspace[: len(y_C)])
+        logits_CV = workspace[: len(y_C)].copy_(low_CV) if lowered else low_CV
         largest_C1 = logits_CV.amax(dim=1, keepdim=True)
         target_C1 = logits_CV.gather(1, y_C[:, None])
         p_CV = logits_CV.sub_(largest_C1).exp_()
@@ -139,7 +139,7 @@ def _run(
             continue
         weight_C1 = total_C1.new_ones(len(y_C), 1) if row_weights is None else row_weights[chunk, None]
         share_C1 = weight_C1 / total_C1
-        low_p = low_CV.copy_(p_CV)
+        low_p = low_CV.copy_(p_CV) if lowered else p_CV
         gradients.hidden[chunk] = (low_p @ low_weight).to(hidden.dtype).mul_(share_C1)
         gradients.hidden[chunk] -= weight[y_C] * weight_C1
         share_CD = (hidden[chunk] * share_C1).to(dtype)
