@@ -8,6 +8,11 @@ from pathlib import Path
 from elman.errors import InputError, ResourceError
 
 
+def disk_is_full(error: OSError) -> bool:
+    """Whether there was no room left, on the disk or in the user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_atomically(path: Path, payload: bytes | str) -> None:
     """Replace `path`; a reader sees the old file or the new one, never half of it.
 
@@ -22,7 +27,7 @@ def write_atomically(path: Path, payload: bytes | str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # the folder may be what is missing
             scratch.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(error):
             raise ResourceError(f"{path}: the disk is full; free some space and run it again") from error
         raise InputError(f"{path}: cannot write: {error.strerror}; choose another folder") from error
 

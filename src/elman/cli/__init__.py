@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 failed at run time, 2 usage, 3 missing extra, 4 bad input or
 """
 
 import contextlib
-import errno
 import io
 import os
 import sys
@@ -25,6 +24,7 @@ from elman.cli.render import Output, visible
 from elman.cli.settings import settings_command
 from elman.cli.train import gather_settings, train_command
 from elman.errors import ElmanError, ResourceError
+from elman.files import disk_is_full
 
 HELP = """\
 Recurrent neural network language models: train, evaluate, generate.
@@ -101,9 +101,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         _give_up_stdout()
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         message = f"{error.filename or 'output'}: {error.strerror or error}"
-        return _fail(error, ResourceError.exit_code if full else 1, debug, message)
+        return _fail(error, ResourceError.exit_code if disk_is_full(error) else 1, debug, message)
     except Exception as error:
         message = f"{type(error).__name__}: {error}; this is a fault of elman's: --debug shows where"
         return _fail(error, 1, debug, message)

@@ -10,7 +10,6 @@ What was prepared is kept in the cache under the checksum of the content and of 
 so a changed text is a new preparation and an unchanged one is free.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -32,6 +31,7 @@ from elman.data.download import cache_dir
 from elman.data.store import StoreWriter, TokenStore, open_store
 from elman.data.tokenizer import Kind, Tokenizer, load_tokenizer, suit_vocabulary, train_tokenizer
 from elman.errors import InputError, ResourceError
+from elman.files import disk_is_full
 
 FORMAT = 1
 """Of the prepared folder; part of its key."""
@@ -357,7 +357,7 @@ def _cached(key: dict[str, Any], write: Callable[[Path], None]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(scratch, folder)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disk_is_full(error):
                 raise ResourceError(
                     f"{folder.parent}: the disk is full; free some space, or set ELMAN_CACHE to another place"
                 ) from error

@@ -143,7 +143,7 @@ def run_training(
             model.train(), loader, optimizer, config.optimizer, budget, watcher, machine.product_dtype
         )
         seconds = budget.seconds
-        watcher.finish(steps)
+        watcher.validate(steps)
     model.load_state_dict(watcher.best_weights)
     say("scoring the held-out text")
     valid = text_model.score_store(data.valid)

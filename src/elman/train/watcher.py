@@ -55,10 +55,6 @@ class Watcher:
             self.validate(result.step)
         return self.interrupt.asked
 
-    def finish(self, step: int) -> None:
-        """The validation at the end."""
-        self.validate(step)
-
     def validate(self, step: int) -> None:
         """Score held-out text; keep the weights, and the model on disk, if they are the best so far."""
         with self.budget.paused():
@@ -78,7 +74,6 @@ class Watcher:
                 self.best_weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
                 card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
                 self.text_model.save(self.folder / "model", card)
-                model.train()
 
     def _record(self, result: StepResult, seconds: float, tokens_per_second: float) -> None:
         self._recorded = (seconds, self.tokens)
