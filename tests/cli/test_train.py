@@ -367,8 +367,14 @@ def test_a_pipe_is_no_file(elman):
 
 
 def test_a_run_folder_that_is_removed_meanwhile_is_one_line(elman, texts, monkeypatch):
-    monkeypatch.setattr(Watcher, "finish", lambda *_: shutil.rmtree("out"))
-    outcome = elman("train", "good.txt", *SMALL, "--out", "out", "--validations", "4")
+    validate = Watcher.validate
+
+    def validate_and_remove(watcher, step):
+        validate(watcher, step)
+        shutil.rmtree("out")
+
+    monkeypatch.setattr(Watcher, "validate", validate_and_remove)
+    outcome = elman("train", "good.txt", *SMALL, "--out", "out", "--validations", "1")
     outcome.refuses(4, "out/metrics.jsonl")
     assert load("out")  # what could be kept was
 
