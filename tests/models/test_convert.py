@@ -57,11 +57,11 @@ def as_production(
     plain: chapter.RecurrentLanguageModel, tensors: dict[str, torch.Tensor]
 ) -> list[torch.Tensor]:
     """The chapter's tensors by name, in the order of the production model's parameters."""
-    found = [tensors["embedding.weight"]]
+    found = [tensors["embedding.weight"], tensors["fc.weight"], tensors["fc.bias"]]
     for layer in range(len(plain.rnn.rnn_units)):
         unit = f"rnn.rnn_units.{layer}"
         found += [tensors[f"{unit}.Wh"].T, tensors[f"{unit}.Uh"].T, tensors[f"{unit}.b"]]
-    return [*found, tensors["fc.weight"], tensors["fc.bias"]]
+    return found
 
 
 def both_ways(num_layers):

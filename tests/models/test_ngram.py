@@ -13,7 +13,8 @@ from elman.data.store import store_from_ids
 from elman.errors import ConfigError, InputError, ModelError
 from elman.evaluate.doctor import check_model
 from elman.models.base import LanguageModel
-from elman.models.ngram import MAX_ORDER, NgramModel, NgramState, estimate
+from elman.models.contexts import ContextState
+from elman.models.ngram import MAX_ORDER, NgramModel, estimate
 
 START, PAD, END = 0, 3, 1
 VOCAB_SIZE = 9
@@ -194,7 +195,7 @@ def test_the_model_meets_the_protocol(model, tokens):
     assert isinstance(model, LanguageModel)
     assert (model.vocab_size, model.device) == (VOCAB_SIZE, torch.device("cpu"))
     state = model.initial_state(3)
-    assert isinstance(state, NgramState)
+    assert isinstance(state, ContextState)
     assert state.tokens.shape == (3, model.order - 1)
     log_probs, after = model.log_probs(tokens, state)
     nats, after_score = model.score(tokens, tokens.flip(1), state)

@@ -13,7 +13,7 @@ Axes: B batch, T time, V vocabulary, C contexts, M n-grams of an order, K levels
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.errors import ConfigError, InputError, ModelError
+from elman.models.contexts import ContextState, initial_contexts, read_contexts
 from elman.models.kneser_ney import Floats, Integers, Level, estimate_levels
 
 MAX_ORDER = 6
 
 PARTS = ("keys", "weights", "backoffs", "discounts")
 """What a level is stored as, one array each."""
-
-
-class NgramState(NamedTuple):
-    """What crosses a token."""
-
-    tokens: Tensor
-    """Int64 [B, order - 1], the last tokens of the document, the latest last; -1 before its beginning."""
 
 
 class NgramModel:
@@ -62,29 +56,29 @@ class NgramModel:
         """The CPU."""
         return torch.device("cpu")
 
-    def initial_state(self, batch_size: int) -> NgramState:
+    def initial_state(self, batch_size: int) -> ContextState:
         """The state before the first token of a document: nothing seen."""
-        return NgramState(torch.full((batch_size, self.order - 1), -1))
+        return initial_contexts(batch_size, self.order - 1)
 
     def log_probs(
-        self, tokens: Tensor, state: NgramState, reset: Tensor | None = None
-    ) -> tuple[Tensor, NgramState]:
+        self, tokens: Tensor, state: ContextState, reset: Tensor | None = None
+    ) -> tuple[Tensor, ContextState]:
         """See `LanguageModel.log_probs`; minus infinity for the excluded ids."""
-        contexts, state = self._contexts(tokens, state, reset)
+        contexts, state = read_contexts(tokens, state, reset)
         out = torch.empty(*tokens.shape, self.vocab_size)
-        for row, own in zip(out, contexts, strict=True):  # float64 for one stream at a time
+        for row, own in zip(out, contexts.numpy(), strict=True):  # float64 for one stream at a time
             with np.errstate(divide="ignore"):
                 row.copy_(torch.from_numpy(np.log(self.probabilities(own))))
         return out, state
 
     def score(
-        self, tokens: Tensor, targets: Tensor, state: NgramState, reset: Tensor | None = None
-    ) -> tuple[Tensor, NgramState]:
+        self, tokens: Tensor, targets: Tensor, state: ContextState, reset: Tensor | None = None
+    ) -> tuple[Tensor, ContextState]:
         """See `LanguageModel.score`; infinite for the excluded ids."""
-        contexts, state = self._contexts(tokens, state, reset)
+        contexts, state = read_contexts(tokens, state, reset)
         wanted = targets.numpy().reshape(-1)
         found = self._unigram[wanted]
-        for level, context in self._suffixes(contexts.reshape(len(wanted), self.order - 1)):
+        for level, context in self._suffixes(contexts.numpy().reshape(len(wanted), self.order - 1)):
             place = level.find(context, wanted, self.vocab_size)
             known, seen = context >= 0, place >= 0
             found[known] *= level.backoffs[context[known]]
@@ -169,21 +163,6 @@ class NgramModel:
             for level, word in zip(self.levels[:k], contexts[:, self.order - 1 - k :].T, strict=True):
                 number = level.find(number, word, self.vocab_size)
             yield self.levels[k], number
-
-    def _contexts(
-        self, tokens: Tensor, state: NgramState, reset: Tensor | None
-    ) -> tuple[Integers, NgramState]:
-        """The context [B, T, order - 1] that each token ends, and the state after the last of them."""
-        width, (_, length) = self.order - 1, tokens.shape
-        joined = torch.cat([state.tokens, tokens], dim=1)
-        places = torch.arange(length + 1)[:, None] + torch.arange(width)
-        contexts = joined[:, places]
-        if reset is not None:
-            # Place of the token that the document of each context begins with; a state begins at place 0.
-            begins = torch.where(reset, torch.arange(length) + width, 0).cummax(dim=1).values
-            begins = torch.cat([begins.new_zeros(len(tokens), 1), begins], dim=1)
-            contexts = contexts.masked_fill(places < begins[..., None], -1)
-        return contexts[:, 1:].numpy(), NgramState(contexts[:, -1].clone())
 
 
 def estimate(
