@@ -3,17 +3,23 @@
     z, v = split(W x_t + b)
     h_t = (1 - sigmoid(z)) * h_{t-1} + sigmoid(z) * g(v)            g(v) = v + 1/2 if v >= 0, else sigmoid(v)
 
-The gates see the input only, so that all of them are computed at once, and h stays positive, as the paper's
-parallel form in log space needs it. The state is the hidden vector itself, after g.
+The gates see the input only, so that all of them are computed at once, and the recurrence that is left can be
+computed in two forms that agree from any state: step by step, or all steps at once with the decays in log
+space. The state is the hidden vector itself, after g; nothing in a state is ever put through g again.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elman import ops
 from elman.cells.base import project
+from elman.errors import ConfigError
+
+Form = Literal["auto", "sequential", "parallel"]
+"""How a sequence is computed: step by step, all steps at once, or as its device does it faster."""
 
 
 class MinGRUState(NamedTuple):
@@ -23,10 +29,14 @@ class MinGRUState(NamedTuple):
 
 
 class MinGRUCell(nn.Module):
-    """One minGRU layer. Input [B, T, D], output [B, T, H]."""
+    """One minGRU layer. Input [B, T, D], output [B, T, H].
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    `form` may be given, read and changed at any time; `resolve_form` says what "auto" comes to on a device.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, form: Form = "auto") -> None:
         super().__init__()
+        self.form = require_form(form)
         self.hidden_size = hidden_size
         self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size))
         self.bias = nn.Parameter(torch.empty(2 * hidden_size))
@@ -47,10 +57,55 @@ class MinGRUCell(nn.Module):
     ) -> tuple[Tensor, MinGRUState]:
         """See `Cell`."""
         z, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(2, dim=-1)
-        outputs, h = ops.linear_scan(torch.sigmoid(-z), torch.sigmoid(z) * positive(v), state.h, reset)
+        outputs, h = gated_sum(-z, v, state.h, reset, self.form)
         return outputs, MinGRUState(h)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of the layer."""
+        return f"form={self.form!r}"
 
 
 def positive(v: Tensor) -> Tensor:
     """g(v): continuous, increasing, and above zero."""
     return torch.where(v >= 0, v + 0.5, torch.sigmoid(v))
+
+
+def gated_sum(kept: Tensor, v: Tensor, h: Tensor, reset: Tensor | None, form: Form) -> tuple[Tensor, Tensor]:
+    """Every h_t = sigmoid(kept_t) * h_{t-1} + sigmoid(-kept_t) * g(v_t), and the last of them.
+
+    Args:
+        kept: [B, T, H], the logit of the share of the state that is kept.
+        v: [B, T, H], the candidate before g.
+        h: [B, H], the state before the first step.
+        reset: Bool [B, T]; true drops the state before that step.
+        form: How to compute it.
+
+    Returns:
+        [B, T, H] and [B, H].
+    """
+    added = torch.sigmoid(-kept) * positive(v)
+    if resolve_form(form, h.device) == "parallel":
+        return ops.parallel_scan(F.logsigmoid(kept), added, h, reset)
+    return ops.linear_scan(torch.sigmoid(kept), added, h, reset)
+
+
+def resolve_form(form: Form, device: torch.device) -> Form:
+    """The form that runs on `device`: "auto" is sequential on a CPU and parallel on an accelerator.
+
+    A step costs a CPU little more than its arithmetic, and a scan has more of that. An accelerator waits for the
+    launch of every operation, and a scan has as many rounds of them as T has binary digits, not T.
+    """
+    if require_form(form) != "auto":
+        return form
+    return "sequential" if device.type == "cpu" else "parallel"
+
+
+def require_form(form: Form) -> Form:
+    """The form itself, where it is one.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if form not in get_args(Form):
+        raise ConfigError(f"form ({form!r}) must be one of {', '.join(get_args(Form))}")
+    return form

@@ -4,8 +4,8 @@
     F = sigmoid(f) / (sigmoid(f) + sigmoid(i))                       I = 1 - F
     h_t = F * h_{t-1} + I * g(v)                                    g as in minGRU
 
-F is computed as sigmoid(softplus(-i) - softplus(-f)), which keeps its digits when both gates are nearly shut:
-the logarithm of sigmoid(f) / sigmoid(i) is that difference.
+F is computed as sigmoid(log sigmoid(f) - log sigmoid(i)), which keeps its digits when both gates are nearly shut.
+The recurrence has the two forms of minGRU.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from elman import ops
 from elman.cells.base import project
-from elman.cells.mingru import positive
+from elman.cells.mingru import Form, gated_sum, require_form
 
 
 class MinLSTMState(NamedTuple):
@@ -26,10 +25,11 @@ class MinLSTMState(NamedTuple):
 
 
 class MinLSTMCell(nn.Module):
-    """One minLSTM layer. Input [B, T, D], output [B, T, H]."""
+    """One minLSTM layer. Input [B, T, D], output [B, T, H]. `form` as in `MinGRUCell`."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, form: Form = "auto") -> None:
         super().__init__()
+        self.form = require_form(form)
         self.hidden_size = hidden_size
         self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
         self.bias = nn.Parameter(torch.empty(3 * hidden_size))
@@ -50,7 +50,9 @@ class MinLSTMCell(nn.Module):
     ) -> tuple[Tensor, MinLSTMState]:
         """See `Cell`."""
         f, i, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(3, dim=-1)
-        difference = F.softplus(-i) - F.softplus(-f)  # log(sigmoid(f) / sigmoid(i))
-        kept, added = torch.sigmoid(difference), torch.sigmoid(-difference)
-        outputs, h = ops.linear_scan(kept, added * positive(v), state.h, reset)
+        outputs, h = gated_sum(F.logsigmoid(f) - F.logsigmoid(i), v, state.h, reset, self.form)
         return outputs, MinLSTMState(h)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of the layer."""
+        return f"form={self.form!r}"

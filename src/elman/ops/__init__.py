@@ -5,3 +5,6 @@ from elman.ops.gru import gru as gru
 from elman.ops.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from elman.ops.linear_scan import linear_scan as linear_scan
 from elman.ops.lstm import lstm as lstm
+from elman.ops.mlstm import mlstm as mlstm
+from elman.ops.parallel_scan import parallel_scan as parallel_scan
+from elman.ops.slstm import slstm as slstm

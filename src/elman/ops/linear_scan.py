@@ -1,4 +1,4 @@
-"""A gated sum over time, as one autograd function: the recurrence of minGRU and minLSTM.
+"""A gated sum over time, step by step, as one autograd function: the recurrence of minGRU and minLSTM.
 
     h_t = a_t * h_{t-1} + b_t
 
@@ -6,8 +6,9 @@ Backward through time, with g_t the gradient that reaches h_t:
 
     db_t = g_t       da_t = g_t * h_{t-1}       g_{t-1} += a_t * g_t
 
-Nothing is multiplied by a matrix, so a step is one element-wise operation; on a CPU this loop is faster than a
-parallel scan, which does log T times the work. The definition is `reference.linear_scan`.
+Nothing is multiplied by a matrix, so a step is one element-wise operation. On a CPU this loop is faster than
+`ops.parallel_scan`, which takes all steps at once with more work, unless a step is too small to keep the processor
+busy. The definition is `reference.linear_scan`.
 """
 
 from typing import Any

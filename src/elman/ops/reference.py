@@ -69,8 +69,79 @@ def linear_scan(
     return torch.stack(outputs, dim=1), h_BH
 
 
+def parallel_scan(
+    log_a_BTH: Tensor, b_BTH: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Every h_t = exp(log a_t) * h_{t-1} + b_t, and the last of them. See `ops.parallel_scan`."""
+    return linear_scan(log_a_BTH.exp(), b_BTH, h_BH, reset_BT)
+
+
 def linear_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, *, reduction: str = "sum"
 ) -> Tensor:
     """Nats of each target under softmax(W h + b), reduced; all logits in memory at once."""
     return F.cross_entropy(F.linear(hidden_ND, weight_VD, bias_V), targets_N, reduction=reduction)
+
+
+LOG_OF_NOTHING = -1e4
+"""The logarithm of an sLSTM's normaliser before the first step: finite, and no share beside any real gate."""
+
+
+def slstm(
+    pre_BTG: Tensor,
+    weight_GD: Tensor,
+    h_BH: Tensor,
+    c_BH: Tensor,
+    m_BH: Tensor,
+    reset_BT: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every h_t, the last h, c and m of an sLSTM; rows ordered z, i, f, o. See `ops.slstm`."""
+    outputs, width = [], weight_GD.shape[-1]
+    weight_GNDD = weight_GD.unflatten(0, (4, -1, width))
+    for t in range(pre_BTG.shape[1]):
+        if reset_BT is not None:
+            h_BH = h_BH.masked_fill(reset_BT[:, t, None], 0.0)
+            c_BH = c_BH.masked_fill(reset_BT[:, t, None], 0.0)
+            m_BH = m_BH.masked_fill(reset_BT[:, t, None], LOG_OF_NOTHING)
+        product_BG = torch.einsum("gnij,bnj->bgni", weight_GNDD, h_BH.unflatten(-1, (-1, width))).flatten(1)
+        z_BH, i_BH, f_BH, o_BH = (pre_BTG[:, t] + product_BG).chunk(4, dim=-1)
+        kept_BH = F.logsigmoid(f_BH) + m_BH
+        m_BH = torch.logaddexp(kept_BH, i_BH)
+        c_BH = c_BH + torch.sigmoid(i_BH - kept_BH) * (z_BH.tanh() - c_BH)
+        h_BH = o_BH.sigmoid() * c_BH
+        outputs.append(h_BH)
+    return torch.stack(outputs, dim=1), h_BH, c_BH, m_BH
+
+
+LARGEST_STABILISER = 80.0
+"""exp(-80) is the least number an mLSTM divides by; |n q| is smaller in float32 only where it is zero."""
+
+
+def mlstm(
+    q_BTND: Tensor,
+    k_BTND: Tensor,
+    v_BTND: Tensor,
+    i_BTN: Tensor,
+    f_BTN: Tensor,
+    c_BNDD: Tensor,
+    n_BND: Tensor,
+    m_BN: Tensor,
+    reset_BT: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every C_t q_t / max(|n_t q_t|, 1), and the last C, n and m of an mLSTM. See `ops.mlstm`."""
+    outputs = []
+    for t in range(q_BTND.shape[1]):
+        if reset_BT is not None:
+            c_BNDD = c_BNDD.masked_fill(reset_BT[:, t, None, None, None], 0.0)
+            n_BND = n_BND.masked_fill(reset_BT[:, t, None, None], 0.0)
+            m_BN = m_BN.masked_fill(reset_BT[:, t, None], 0.0)
+        q, k, v, i = q_BTND[:, t], k_BTND[:, t], v_BTND[:, t], i_BTN[:, t]
+        kept = F.logsigmoid(f_BTN[:, t]) + m_BN
+        m_BN = torch.maximum(kept, i).clamp(min=0.0)
+        kept, added = torch.exp(kept - m_BN)[..., None], torch.exp(i - m_BN)[..., None]
+        c_BNDD = kept[..., None] * c_BNDD + (added * v)[..., :, None] * k[..., None, :]
+        n_BND = kept * n_BND + added * k
+        found, normaliser = (c_BNDD @ q[..., None]).squeeze(-1), (n_BND * q).sum(dim=-1).abs()
+        one = torch.exp(-m_BN.clamp(max=LARGEST_STABILISER))
+        outputs.append(found / torch.maximum(normaliser, one)[..., None])
+    return torch.stack(outputs, dim=1), c_BNDD, n_BND, m_BN
