@@ -14,7 +14,8 @@ from typing import Literal
 
 from elman.errors import ConfigError
 
-CellName = Literal["elman", "lstm", "gru", "mingru", "minlstm"]
+FamilyName = Literal["recurrent", "transformer", "window", "ngram"]
+CellName = Literal["elman", "lstm", "gru", "mingru", "minlstm", "slstm", "mlstm"]
 
 
 def suggestion(given: str, allowed: Iterable[str]) -> str:
@@ -101,18 +102,38 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The shape of the network."""
+    """The kind and the shape of the model; the sentence of a setting names the kinds that it is for."""
 
+    family: FamilyName = "recurrent"
+    """The kind of model; `--model` on the command line."""
     cell: CellName = "elman"
-    """The recurrence."""
+    """The recurrence (recurrent)."""
+    block: Literal["plain", "residual", "xlstm"] = "plain"
+    """`residual`: a norm before each cell and a path around it; `xlstm`: the blocks of its paper (recurrent)."""
     embedding_dim: int = 128
     """Width of a token's vector, and of the output layer where it is tied."""
     hidden_size: int = 128
-    """Width of the recurrent state."""
+    """Width of the recurrent state, of a hidden layer (window), of the residual stream (transformer)."""
     num_layers: int = 2
-    """Recurrent layers, one above the other."""
+    """Layers, one above the other."""
+    num_heads: int = 4
+    """Heads that share the width between them (slstm, mlstm, transformer)."""
+    context: int = 256
+    """Tokens that a prediction looks back on, the latest included (transformer)."""
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    """The feed-forward half of a layer (transformer)."""
+    order: int = 5
+    """Tokens of the longest n-gram, the predicted one included (ngram, window)."""
+    prune: str = ""
+    """Counts up to which n-grams are dropped, an order each, `0,0,1` for instance; the last goes on (ngram)."""
     dropout: float = 0.0
-    """Share of the values dropped after the embedding and after every recurrent layer, in training."""
+    """Share of the values dropped after the embedding and after every layer, in training."""
+    locked_dropout: bool = False
+    """Drop the same values at every step of a window (Gal & Ghahramani 2016)."""
+    embedding_dropout: float = 0.0
+    """Share of the vocabulary whose vectors are dropped, in training."""
+    weight_dropout: float = 0.0
+    """Share of the weights from state to state that are dropped, in training (recurrent; Merity et al. 2018)."""
     tie_embeddings: bool = False
     """Use the embedding matrix as the output layer as well (Press & Wolf 2017)."""
     initialization: Literal["by_role", "xavier"] = "by_role"
@@ -120,10 +141,37 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("embedding_dim", "hidden_size"):
+        for name in ("embedding_dim", "hidden_size", "context"):
             require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
-        require_integer("num_layers", self.num_layers, at_least=1, at_most=256)
-        require_number("dropout", self.dropout, at_least=0, below=1)
+        for name in ("num_layers", "num_heads"):
+            require_integer(name, getattr(self, name), at_least=1, at_most=256)
+        require_integer("order", self.order, at_least=1, at_most=6 if self.family == "ngram" else 1_000)
+        for name in ("dropout", "embedding_dropout", "weight_dropout"):
+            require_number(name, getattr(self, name), at_least=0, below=1)
+        if self.family == "window" and self.order == 1:
+            raise ConfigError("order (1) leaves a window without context: give 2 or more, or model ngram")
+        if self.prune and not re.fullmatch(r"\d+(,\d+)*", self.prune):
+            raise ConfigError(
+                f"prune ({self.prune!r}) must be counts with commas between them, 0,0,1 for instance"
+            )
+
+    @property
+    def name(self) -> str:
+        """What tables and folders call the model: its cell, or the family of the others."""
+        return self.cell if self.family == "recurrent" else self.family
+
+    @property
+    def shape(self) -> str:
+        """In words, beside the name."""
+        if self.family == "ngram":
+            return f"order {self.order}" + (f", pruned {self.prune}" if self.prune else "")
+        size = f"{self.num_layers} x {self.hidden_size}"
+        extra = {
+            "recurrent": f", {self.block} blocks" if self.block != "plain" else "",
+            "transformer": f", {self.num_heads} heads, context {self.context}",
+            "window": f", order {self.order}",
+        }
+        return size + extra[self.family]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,3 +317,20 @@ PRESETS: dict[str, RunConfig] = {
         ),
     ),
 }
+
+RECIPES: dict[str, dict[str, object]] = {
+    "mingru": {"block": "residual", "num_layers": 2},
+    "minlstm": {"block": "residual", "num_layers": 2},
+    "slstm": {"block": "xlstm"},
+    "mlstm": {"block": "xlstm", "num_layers": 2},
+    "transformer": {
+        "embedding_dim": 192,
+        "hidden_size": 192,
+        "num_layers": 4,
+        "context": 128,
+        "learning_rate": 3e-3,
+        "batch_size": 8,
+        "bptt": 128,  # as many tokens a batch; attention takes a longer window at little cost
+    },
+}
+"""What the default preset changes for a model, by `ModelConfig.name`; what a user gives wins over it."""

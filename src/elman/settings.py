@@ -12,12 +12,13 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 
-from elman.config import BUDGETS, PRESETS, SECTIONS, RunConfig, suggestion
+from elman.config import BUDGETS, PRESETS, RECIPES, SECTIONS, ModelConfig, RunConfig, suggestion
 from elman.errors import ConfigError
 
 
@@ -28,6 +29,8 @@ def resolve(
     overrides: Mapping[str, object] | None = None,
 ) -> RunConfig:
     """The settings of a run: the preset, then `toml`, then `environment`, then `overrides`.
+
+    Over the default preset comes first what its recipe for the model asked for changes.
 
     Args:
         preset: A name in PRESETS; None takes the one that `toml` names, or else "default".
@@ -48,6 +51,7 @@ def resolve(
         known = {f"ELMAN_{name.upper()}": name for name in _fields_by_name()}
         layers += [(key, {known[key]: value}) for key, value in environment.items() if key in known]
     layers.append(("command line", overrides or {}))
+    layers = [(where, _with_family(layer, where)) for where, layer in layers]
 
     preset = "default" if preset is None else preset
     if preset not in PRESETS:
@@ -55,6 +59,8 @@ def resolve(
             f"unknown preset {preset!r}{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
         )
     values = {name: dict(section) for name, section in to_dict(PRESETS[preset]).items() if name in SECTIONS}
+    if preset == "default":
+        layers.insert(0, ("recipe", RECIPES.get(_name_of_model(values["model"], layers), {})))
     budget_given = False
     for where, layer in layers:
         for name, value in layer.items():
@@ -64,6 +70,34 @@ def resolve(
                 budget_given = True
             values[section][name_of_field] = _convert(value, annotation, f"{where}: {name_of_field}")
     return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
+
+
+def _name_of_model(preset: Mapping[str, object], layers: list[tuple[str, Mapping[str, object]]]) -> str:
+    """`ModelConfig.name` of what is asked for."""
+    family, cell = preset["family"], preset["cell"]
+    for where, layer in layers:
+        given = {_find(name, where)[1]: value for name, value in layer.items()}
+        family, cell = given.get("family", family), given.get("cell", cell)
+    return str(cell if family == "recurrent" else family)
+
+
+def _with_family(layer: Mapping[str, object], where: str) -> Mapping[str, object]:
+    """The same settings, where a cell that is asked for asks for a recurrent model.
+
+    Raises:
+        ConfigError: A cell is asked for together with a family that has none. A file of a run may name both, as it
+            names every setting.
+    """
+    given = {_find(name, where)[1]: value for name, value in layer.items()}
+    if "cell" not in given:
+        return layer
+    family = given.get("family", "recurrent")
+    whole = {field.name for field in dataclasses.fields(ModelConfig)} <= given.keys()
+    if family != "recurrent" and not whole:
+        raise ConfigError(
+            f"{where}: cell {given['cell']!r} is for model 'recurrent', not {family!r}; leave one out"
+        )
+    return {"family": family, **layer}
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -118,6 +152,19 @@ def parse_duration(text: str) -> float:
         )
     except ValueError:
         return math.nan
+
+
+def parse_count(name: str, value: int | str) -> int:
+    """A whole number, or one such as `500k`, `2M` or `1.5M`.
+
+    Raises:
+        ConfigError: It is none of them; `name` says of what.
+    """
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kM]?)\s*", str(value))
+    number = Fraction(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]] if match else Fraction(1, 2)
+    if number.denominator != 1:
+        raise ConfigError(f"{name}: {value!r} is not a whole number; write 500000, 500k or 2M")
+    return number.numerator
 
 
 def setting_sections() -> dict[str, str]:

@@ -1,27 +1,33 @@
 """A language model with its tokenizer: text in, text out. What `elman.load` returns.
 
 A model folder holds `config.json`, `model.safetensors`, `tokenizer.json` and `README.md`, and needs nothing
-else. A run folder is accepted wherever a model folder is.
+else; that of a mixture holds a model folder for each part. A run folder is accepted wherever a model folder is.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from elman.config import DataConfig, ModelConfig
 from elman.data.prepare import prepare_text
 from elman.data.store import TokenStore
 from elman.data.tokenizer import Tokenizer, load_tokenizer
 from elman.errors import ConfigError, InputError, ModelError
-from elman.evaluate.score import Score, StateRule, score_store
+from elman.evaluate.mix import fit_weights
+from elman.evaluate.score import Score, StateRule, score_store, token_nats
 from elman.files import write_atomically
 from elman.generate.engine import Generation
 from elman.generate.sampling import Sampling
-from elman.models.build import build, build_empty
-from elman.models.recurrent import RecurrentLanguageModel
+from elman.models.base import LanguageModel
+from elman.models.build import restore, tensors_of
+from elman.models.mixture import Mixture
+from elman.models.ngram import NgramModel
 from elman.models.store import find_model, read_settings, read_tensors, write_model
 from elman.settings import read_section
 
@@ -40,15 +46,18 @@ class Sample:
     """The end token, `max_tokens`, or a stop string."""
 
 
+PARTS = "parts"
+"""Where the folder of a mixture keeps those of its models."""
+
 OnText = Callable[[int, str], None]
 """Told the number of a sample and the text it has just gained."""
 
 
 class TextModel:
-    """A language model and the tokenizer it was trained with."""
+    """A language model, in evaluation mode, and the tokenizer it was trained with."""
 
-    def __init__(self, model: RecurrentLanguageModel, tokenizer: Tokenizer, config: ModelConfig) -> None:
-        self.model = model.eval()
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: ModelConfig) -> None:
+        self.model = model
         self.tokenizer = tokenizer
         self.config = config
 
@@ -131,7 +140,7 @@ class TextModel:
     def score_store(self, store: TokenStore, *, batch_size: int = 32, state: StateRule = "reset") -> Score:
         """The score of tokens that were prepared with this model's tokenizer."""
         return score_store(
-            self.model.eval(),
+            self.model,
             store,
             pad_id=self.tokenizer.pad_id,
             unknown_id=self.tokenizer.unknown_id,
@@ -139,18 +148,72 @@ class TextModel:
             state=state,
         )
 
+    def token_nats(self, store: TokenStore) -> NDArray[np.float64]:
+        """Nats of every target of tokens that were prepared with this model's tokenizer, [N]."""
+        return token_nats(self.model, store, pad_id=self.tokenizer.pad_id)
+
     def save(self, folder: Path, card: str) -> None:
         """Write a self-contained model folder, with `card` as its README.md."""
+        settings: dict[str, Any] = {"model": asdict(self.config)}
+        if isinstance(self.model, NgramModel):
+            settings["excluded_ids"] = list(self.model.excluded_ids)
+        self._write(folder, card, settings, tensors_of(self.model))
+
+    def _write(
+        self, folder: Path, card: str, settings: dict[str, Any], tensors: dict[str, torch.Tensor]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "model": asdict(self.config),
+        settings |= {
             "vocab_size": self.tokenizer.vocab_size,
             "pad_index": self.tokenizer.pad_id,
             "tokenizer_sha256": self.tokenizer.sha256,
         }
         write_atomically(folder / "tokenizer.json", self.tokenizer.to_json())
         write_atomically(folder / "README.md", card)
-        write_model(folder, settings, _saved_tensors(self.model))
+        write_model(folder, settings, tensors)
+
+
+class MixedTextModel(TextModel):
+    """Models of one tokenizer and their weights: a model like any other. Its folder holds theirs, in `parts/`."""
+
+    def __init__(self, parts: Sequence[TextModel], weights: Sequence[float]) -> None:
+        """`weights` are positive and sum to one.
+
+        Raises:
+            InputError: The models have different tokenizers.
+        """
+        require_one_tokenizer(parts)
+        super().__init__(
+            Mixture([part.model for part in parts], weights), parts[0].tokenizer, parts[0].config
+        )
+        self.parts, self.weights = tuple(parts), tuple(weights)
+
+    @classmethod
+    def fit(cls, parts: Sequence[TextModel], store: TokenStore) -> "MixedTextModel":
+        """The mixture that predicts `store` best.
+
+        Raises:
+            InputError: The models have different tokenizers, or all rule out some target.
+        """
+        require_one_tokenizer(parts)
+        return cls(parts, fit_weights(np.stack([part.token_nats(store) for part in parts])).tolist())
+
+    def save(self, folder: Path, card: str) -> None:
+        """Write the parts, then the weights."""
+        for number, part in enumerate(self.parts, start=1):
+            part.save(folder / PARTS / str(number), f"# Part {number} of a mixture\n")
+        self._write(folder, card, {"weights": list(self.weights)}, {})
+
+
+def require_one_tokenizer(parts: Sequence[TextModel]) -> None:
+    """Raise InputError unless the models divide text into the same tokens."""
+    sizes = {part.tokenizer.sha256: part.tokenizer.vocab_size for part in parts}
+    if len(sizes) > 1:
+        raise InputError(
+            f"a mixture needs models of one tokenizer, and these have {len(sizes)} different ones, of"
+            f" {' and '.join(f'{size:,}' for size in sizes.values())} entries; train the second with --tokenizer"
+            " FIRST/model/tokenizer.json"
+        )
 
 
 def load(path: str | Path, *, device: str = "cpu") -> TextModel:
@@ -161,6 +224,48 @@ def load(path: str | Path, *, device: str = "cpu") -> TextModel:
     """
     folder = find_model(Path(path).expanduser())
     settings = read_settings(folder)
+    tokenizer = _load_tokenizer(folder, settings)
+    if "weights" in settings:
+        return _load_mixture(folder, settings["weights"], device)
+    try:
+        config = read_section("model", settings.get("model"), "model")
+        model = restore(
+            config,
+            tokenizer.vocab_size,
+            pad_index=tokenizer.pad_id,
+            excluded_ids=_excluded_ids(folder, settings),
+            read=partial(read_tensors, folder),
+        )
+    except ConfigError as error:
+        raise ModelError(f"{folder / 'config.json'}: {error}") from error
+    if isinstance(model, torch.nn.Module):  # counts stay on the CPU
+        model.to(device)
+    return TextModel(model, tokenizer, config)
+
+
+def _excluded_ids(folder: Path, settings: dict[str, Any]) -> list[int]:
+    """What an n-gram model never predicts; nothing for the others."""
+    found = settings.get("excluded_ids", [])
+    if not isinstance(found, list) or not all(type(index) is int for index in found):
+        raise ModelError(f"{folder / 'config.json'}: excluded_ids {found!r} are not token ids")
+    return found
+
+
+def _load_mixture(folder: Path, weights: object, device: str) -> MixedTextModel:
+    sound = (
+        isinstance(weights, list)
+        and len(weights) > 0
+        and all(isinstance(weight, float) and 0 < weight <= 1 for weight in weights)
+        and abs(sum(weights) - 1) < 1e-6
+    )
+    if not sound or not isinstance(weights, list):
+        raise ModelError(f"{folder / 'config.json'}: weights {weights!r} are not positive numbers of sum one")
+    parts = [load(folder / PARTS / str(number), device=device) for number in range(1, len(weights) + 1)]
+    return MixedTextModel(parts, weights)
+
+
+def _load_tokenizer(folder: Path, settings: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a model folder, compared with what the settings say of it."""
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{folder / 'tokenizer.json'}: missing; copy the whole model folder")
     try:
@@ -179,20 +284,7 @@ def load(path: str | Path, *, device: str = "cpu") -> TextModel:
             f"{folder / 'config.json'}: pad_index {settings.get('pad_index')!r} is not that of tokenizer.json,"
             f" {tokenizer.pad_id}; restore the original file"
         )
-    try:
-        config = read_section("model", settings.get("model"), "model")
-        empty = build_empty(config, tokenizer.vocab_size, tokenizer.pad_id)
-    except ConfigError as error:
-        raise ModelError(f"{folder / 'config.json'}: {error}") from error
-    tensors = read_tensors(folder, _saved_tensors(empty))
-    model = build(config, tokenizer.vocab_size, tokenizer.pad_id)
-    model.load_state_dict(tensors, strict=False)
-    return TextModel(model.to(device), tokenizer, config)
-
-
-def _saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters, a tied matrix under its first name only."""
-    return dict(model.named_parameters())
+    return tokenizer
 
 
 class _Writer:

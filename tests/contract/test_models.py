@@ -1,4 +1,6 @@
-"""What every language model promises: true distributions, exact state, padding and rows that do not count.
+"""What every network promises in training: exact losses and gradients, padding and rows that do not count.
+
+`test_protocol` holds what it promises beside, as every other model does.
 
 Axes: B batch, T time, V vocabulary.
 """
@@ -16,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from elman.config import OptimizerConfig
-from elman.models.base import LanguageModel, detach, map_state, select_rows
+from elman.models.base import detach, map_state, select_rows
 from elman.models.build import build, count_parameters
 from elman.train.optimizer import make_optimizer
 from tests.compare import assert_equal_to
-from tests.contract.families import FAMILIES, PAD, VOCAB_SIZE, make_model, random_state
+from tests.contract.families import DEEP, FAMILIES, PAD, RECURRENT, VOCAB_SIZE, make_model, random_state
 
 B, T = 3, 7
 FLOAT32_RESULT = 2e-6
@@ -53,44 +55,16 @@ def gradients(model, nats: Tensor) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-# The protocol
-
-
-@every_family
-def test_the_model_meets_the_protocol(family):
-    model, tokens, targets, state, reset = make(family)
-    assert isinstance(model, LanguageModel)
-    assert model.vocab_size == VOCAB_SIZE
-    assert model.device == torch.device("cpu")
-    log_probs, after = model.log_probs(tokens, state, reset)
-    nats, after_score = model.score(tokens, targets, state, reset)
-    assert (log_probs.shape, log_probs.dtype) == ((B, T, VOCAB_SIZE), torch.float32)
-    assert (nats.shape, nats.dtype) == ((B, T), torch.float32)
-    assert not log_probs.requires_grad
-    assert not nats.requires_grad
-    assert_equal_to(after_score, after)
-    for part in tree_leaves(model.initial_state(5)):
-        assert len(part) == 5
-        assert part.dtype == torch.float64
+# The loss
 
 
 @every_family
 @every_dtype
-def test_probabilities_sum_to_one(family, dtype):
+def test_log_probabilities_are_those_of_the_logits(family, dtype):
     model, tokens, _, state, reset = make(family, dtype)
     log_probs, _ = model.log_probs(tokens, state, reset)
-    assert log_probs.double().logsumexp(dim=-1).abs().max() < 1e-6
     logits, _ = model(tokens, state, reset)
     assert_equal_to(log_probs.double(), logits.detach().double().log_softmax(dim=-1), FLOAT32_RESULT)
-
-
-@every_family
-@every_dtype
-def test_a_score_is_minus_the_log_probability(family, dtype):
-    model, tokens, targets, state, reset = make(family, dtype)
-    nats, _ = model.score(tokens, targets, state, reset)
-    log_probs, _ = model.log_probs(tokens, state, reset)
-    assert_equal_to(nats, -log_probs.gather(2, targets[..., None]).squeeze(2), FLOAT32_RESULT)
 
 
 @every_family
@@ -161,48 +135,22 @@ def test_no_tensor_comes_near_the_size_of_all_logits(family, monkeypatch):
 
 @every_family
 @every_dtype
-@pytest.mark.parametrize("cuts", [[1], [4], [6], [2, 3], list(range(1, T))], ids=str)
-def test_cutting_a_text_changes_nothing(family, dtype, cuts):
+def test_cutting_a_text_changes_no_loss_and_no_gradient(family, dtype):
     model, tokens, targets, state, reset = make(family, dtype)
     counted = torch.rand(B, T) < 0.7
-    whole_log_probs, last = model.log_probs(tokens, state, reset)
-    whole_nats, _ = model.score(tokens, targets, state, reset)
-    whole_loss, _ = model.loss(tokens, targets, state, reset, counted)
-    expected = gradients(model, whole_loss)
-
-    pieces, carried, carried_by_score, carried_by_loss, loss = [], state, state, state, 0.0
-    for start, end in pairwise([0, *cuts, T]):
-        part = slice(start, end)
-        log_probs, carried = model.log_probs(tokens[:, part], carried, reset[:, part])
-        nats, carried_by_score = model.score(
-            tokens[:, part], targets[:, part], carried_by_score, reset[:, part]
-        )
-        piece, carried_by_loss = model.loss(
-            tokens[:, part], targets[:, part], carried_by_loss, reset[:, part], counted[:, part]
-        )
-        pieces.append((log_probs, nats))
-        loss = loss + piece
-    log_probs, nats = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
-    assert_equal_to(log_probs, whole_log_probs, FLOAT32_RESULT)
-    assert_equal_to(nats, whole_nats, FLOAT32_RESULT)
-    assert_equal_to(loss.detach(), whole_loss.detach())
-    for end_state in (carried, carried_by_score, detach(carried_by_loss)):
-        assert_equal_to(end_state, last)
-    assert_equal_to(gradients(model, loss), expected, 1e-11 if dtype == torch.float64 else 1e-4)
-
-
-@every_family
-def test_a_reset_begins_a_document(family):
-    model, tokens, _, state, _ = make(family)
-    for t in range(T):
-        reset = torch.zeros(B, T, dtype=torch.bool)
-        reset[:, t] = True
-        log_probs, after = model.log_probs(tokens, state, reset)
-        fresh, after_fresh = model.log_probs(tokens[:, t:], model.initial_state(B))
-        assert_equal_to(log_probs[:, t:], fresh, FLOAT32_RESULT)
-        assert_equal_to(after, after_fresh)
-        carried, _ = model.log_probs(tokens, state)
-        assert not torch.allclose(log_probs[:, t:], carried[:, t:])
+    whole, last = model.loss(tokens, targets, state, reset, counted)
+    expected = gradients(model, whole)
+    for cuts in ([3], [1, 6], range(1, T)):
+        carried, loss = state, 0.0
+        for start, end in pairwise([0, *cuts, T]):
+            part = slice(start, end)
+            nats, carried = model.loss(
+                tokens[:, part], targets[:, part], carried, reset[:, part], counted[:, part]
+            )
+            loss = loss + nats
+        assert_equal_to(loss.detach(), whole.detach())
+        assert_equal_to(detach(carried), detach(last))
+        assert_equal_to(gradients(model, loss), expected, 1e-11 if dtype == torch.float64 else 1e-4)
 
 
 @every_family
@@ -213,65 +161,22 @@ def test_without_a_state_a_document_begins(family):
 
 
 @every_family
-@every_dtype
-def test_a_row_does_not_depend_on_its_batch(family, dtype):
-    model, tokens, targets, state, reset = make(family, dtype)
-    nats, after = model.score(tokens, targets, state, reset)
-    for row in range(B):
-        one = slice(row, row + 1)
-        alone, alone_after = model.score(tokens[one], targets[one], select_rows(state, one), reset[one])
-        assert_equal_to(alone, nats[one], FLOAT32_RESULT)
-        assert_equal_to(alone_after, select_rows(after, one))
-    order = torch.tensor([2, 0, 1])
-    permuted, permuted_after = model.score(
-        tokens[order], targets[order], select_rows(state, order), reset[order]
-    )
-    assert_equal_to(permuted, nats[order], FLOAT32_RESULT)
-    assert_equal_to(permuted_after, select_rows(after, order))
-
-
-@every_family
-def test_the_future_does_not_change_the_past(family):
-    model, tokens, _, state, reset = make(family)
-    log_probs, _ = model.log_probs(tokens, state, reset)
-    for t in range(1, T):
-        later = tokens.clone()
-        later[:, t:] = (later[:, t:] + 1) % VOCAB_SIZE
-        found, _ = model.log_probs(later, state, reset)
-        assert_equal_to(found[:, :t], log_probs[:, :t], FLOAT32_RESULT)
-        assert not torch.allclose(found[:, t:], log_probs[:, t:])
-
-
-@every_family
-def test_a_state_is_a_value(family):
+def test_nothing_is_kept_on_the_model(family):
     model, tokens, targets, state, reset = make(family)
     before = map_state(Tensor.clone, state)
     attributes = [dict(vars(module)) for module in model.modules()]
-    weights = [parameter.detach().clone() for parameter in model.parameters()]
-    inputs = [tokens.clone(), targets.clone(), reset.clone()]
-    first = [
-        model.score(tokens, targets, state, reset),
-        model.log_probs(tokens, state, reset),
-        model.loss(tokens, targets, state, reset),
-    ]
-    second = [
-        model.score(tokens, targets, state, reset),
-        model.log_probs(tokens, state, reset),
-        model.loss(tokens, targets, state, reset),
-    ]
+    first, second = (model.loss(tokens, targets, state, reset) for _ in range(2))
     assert_equal_to(second, first, tolerance=0)
     assert_equal_to(state, before, tolerance=0)
     assert [dict(vars(module)) for module in model.modules()] == attributes
     assert not list(model.buffers())
-    assert_equal_to([parameter.detach() for parameter in model.parameters()], weights, tolerance=0)
-    assert all(map(torch.equal, (tokens, targets, reset), inputs))
 
 
 @every_family
 def test_detaching_a_state_ends_its_history_and_selecting_keeps_its_type(family):
     model, tokens, _, state, _ = make(family)
     _, after = model(tokens, state)
-    assert all(part.requires_grad for part in tree_leaves(after))
+    assert all(part.requires_grad == part.is_floating_point() for part in tree_leaves(after))
     ended = detach(after)
     assert not any(part.requires_grad for part in tree_leaves(ended))
     for chosen in (ended, select_rows(after, slice(0, 2)), select_rows(after, torch.tensor([2, 2]))):
@@ -363,11 +268,9 @@ def test_the_padding_row_is_zero_and_stays_zero(family, initialization, copied):
 @every_family
 def test_padding_as_input_is_a_zero_vector(family):
     model, _, _, _, _ = make(family)
-    seen = []
-    model.cells[0].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    model(torch.tensor([[PAD, 0]]))
-    assert not seen[0][0, 0].any()
-    assert seen[0][0, 1].any()
+    padding, word = model.embed(torch.tensor([PAD, 0]))
+    assert not padding.any()
+    assert word.any()
 
 
 # Shape
@@ -386,17 +289,19 @@ def test_a_tied_matrix_is_one_matrix(family):
     assert (model.to_embedding is not None) is through_matrix
     width = config.embedding_dim if tied else config.hidden_size
     assert model.head.weight.shape == (VOCAB_SIZE, width)
-    cells = sum(parameter.numel() for cell in model.cells for parameter in cell.parameters())
+    outside = ("embedding.", "head.", "to_embedding.")
+    body = sum(parameter.numel() for name, parameter in names.items() if not name.startswith(outside))
     head = 0 if tied else VOCAB_SIZE * config.hidden_size
     between = config.hidden_size * config.embedding_dim if through_matrix else 0
     embedding = VOCAB_SIZE * config.embedding_dim
-    assert count_parameters(model) == embedding + cells + between + head + VOCAB_SIZE
-    assert len(model.cells) == config.num_layers
+    assert count_parameters(model) == embedding + body + between + head + VOCAB_SIZE
+    assert len(model.cells if family in RECURRENT else model.layers) == config.num_layers
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "-tied" in name])
 def test_a_tied_matrix_gets_both_gradients(family):
-    model, tokens, targets, state, _ = make(family)
+    model, tokens, targets, _, _ = make(family)
+    state = model.initial_state(B)  # a state of tokens would be looked up too
     nats = model.loss(tokens, targets, state)[0]
     (both,) = torch.autograd.grad(nats, [model.embedding.weight])
     untied = model.embedding.weight.detach().clone().requires_grad_()
@@ -434,7 +339,7 @@ def test_dropout_acts_in_training_only(family):
     assert not torch.equal(first, second)
 
 
-@every_family
+@pytest.mark.parametrize("family", RECURRENT)
 def test_dropout_acts_after_the_embedding_and_after_every_cell(family):
     model, _, _, _, _ = make(family, dropout=0.25)
     tokens = torch.randint(3, VOCAB_SIZE, (20, 20))  # no padding, whose vector is zero anyway
@@ -443,8 +348,7 @@ def test_dropout_acts_after_the_embedding_and_after_every_cell(family):
         cell.register_forward_pre_hook(lambda module, arguments: entered.append(arguments[0]))
         cell.register_forward_hook(lambda module, arguments, result: left.append(result[0]))
     reached_output = []
-    last = model.head if model.to_embedding is None else model.to_embedding
-    last.register_forward_pre_hook(lambda module, arguments: reached_output.append(arguments[0]))
+    model.norm.register_forward_pre_hook(lambda module, arguments: reached_output.append(arguments[0]))
     model.train()(tokens)
     before = [model.embedding(tokens), *left]
     after = [*entered, *reached_output]
@@ -458,19 +362,23 @@ def test_dropout_acts_after_the_embedding_and_after_every_cell(family):
 # Arithmetic
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name.endswith("-3")])
+@pytest.mark.parametrize("family", DEEP)
 def test_bfloat16_products_stay_near_float32_and_keep_its_types(family):
-    model, tokens, targets, state, reset = make(family, torch.float32)
+    config = FAMILIES[family]
+    wider = {"embedding_dim": 8 * config.embedding_dim, "hidden_size": 8 * config.hidden_size}
+    model = build(replace(config, **wider), VOCAB_SIZE, PAD).eval()
+    tokens, targets = torch.randint(VOCAB_SIZE, (2, B, T))
+    state, reset = model.log_probs(tokens, model.initial_state(B))[1], torch.rand(B, T) < 0.3
     exact, exact_after = model.loss(tokens, targets, state, reset)
     wanted = gradients(model, exact)
     with torch.autocast("cpu", torch.bfloat16):
         nats, after = model.loss(tokens, targets, state, reset)
     found = gradients(model, nats)
     assert nats.dtype == torch.float32
-    assert {part.dtype for part in tree_leaves(after)} == {torch.float32}
-    assert not torch.equal(nats, exact)
-    assert abs(nats - exact) < 0.02 * exact
-    assert_equal_to(detach(after), detach(exact_after), 0.1)
-    for gradient, expected in zip(found, wanted, strict=True):
-        assert gradient.dtype == torch.float32
-        assert (gradient - expected).norm() < 0.1 * expected.norm()
+    assert [part.dtype for part in tree_leaves(after)] == [part.dtype for part in tree_leaves(state)]
+    assert abs(nats - exact) < 0.01 * exact
+    assert_equal_to(detach(after), detach(exact_after), 0.05)
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    found_vector, wanted_vector = (torch.cat([g.flatten() for g in group]) for group in (found, wanted))
+    assert not torch.equal(found_vector, wanted_vector)
+    assert (found_vector - wanted_vector).norm() < 0.06 * wanted_vector.norm()

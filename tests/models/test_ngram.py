@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -25,9 +26,15 @@ ORDERS = range(1, MAX_ORDER + 1)
 corpora = st.lists(st.lists(st.sampled_from(WORDS), max_size=12), min_size=6, max_size=40)
 
 
-def fit(corpus: list[list[int]], order: int, vocab_size: int = VOCAB_SIZE) -> NgramModel:
+prunings = st.lists(st.integers(0, 4), max_size=MAX_ORDER).map(sorted)
+
+
+def fit(
+    corpus: list[list[int]], order: int, vocab_size: int = VOCAB_SIZE, prune: Sequence[int] = ()
+) -> NgramModel:
     store = store_from_ids(corpus, start_id=START, end_id=END)
-    return estimate((store.tokens, store.starts), vocab_size, order, start_id=START, excluded_ids=[PAD])
+    documents = (store.tokens, store.starts)
+    return estimate(documents, vocab_size, order, start_id=START, excluded_ids=[PAD], prune=prune)
 
 
 def random_corpus(documents: int = 60, seed: int = 0) -> list[list[int]]:
@@ -40,13 +47,19 @@ def random_corpus(documents: int = 60, seed: int = 0) -> list[list[int]]:
 # The definition
 
 
-def adjusted_counts(corpus: list[list[int]], order: int) -> dict[int, Counter]:
-    """c of the n-grams of every order, as tuples."""
+def raw_counts(corpus: list[list[int]], order: int) -> dict[int, Counter]:
+    """How often the n-grams of every order, as tuples, are in the corpus."""
     raw: dict[int, Counter] = {k: Counter() for k in range(1, order + 1)}
     for document in corpus:
         words = (START, *document, END)
         for k in raw:
             raw[k].update(words[i : i + k] for i in range(len(words) - k + 1))
+    return raw
+
+
+def adjusted_counts(corpus: list[list[int]], order: int) -> dict[int, Counter]:
+    """c of the n-grams of every order."""
+    raw = raw_counts(corpus, order)
     counts = {order: raw[order]}
     for k in range(1, order):
         before = Counter(longer[1:] for longer in raw[k + 1])
@@ -65,36 +78,46 @@ def discounts(counts: Counter) -> tuple[list[float], bool]:
     return [0, 0.5, 1.0, 1.5], True
 
 
-def probabilities(context: tuple[int, ...], counts: dict[int, Counter]) -> dict[int, float]:
+def probabilities(
+    context: tuple[int, ...], counts: dict[int, Counter], dropped: set[tuple[int, ...]]
+) -> dict[int, float]:
     """P_k(w | context) of every word w that may follow, k one more than the words of the context."""
     k = len(context) + 1
     allowed = [v for v in range(VOCAB_SIZE) if v not in (START, PAD)]
-    below = probabilities(context[1:], counts) if context else dict.fromkeys(allowed, 1 / len(allowed))
+    below = (
+        probabilities(context[1:], counts, dropped) if context else dict.fromkeys(allowed, 1 / len(allowed))
+    )
     followers = {gram[-1]: c for gram, c in counts[k].items() if gram[:-1] == context}
     total = sum(followers.values())
     if not total:
         return below
     d, _ = discounts(counts[k])
-    backoff = sum(d[min(c, 3)] for c in followers.values()) / total
-    return {
-        w: max((c := followers.get(w, 0)) - d[min(c, 3)], 0) / total + backoff * below[w] for w in allowed
-    }
+    removed = {w: c if (*context, w) in dropped else d[min(c, 3)] for w, c in followers.items()}
+    backoff = sum(removed.values()) / total
+    return {w: (followers.get(w, 0) - removed.get(w, 0)) / total + backoff * below[w] for w in allowed}
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@settings(max_examples=30)
+@settings(max_examples=40)
 @given(
     corpus=corpora,
+    prune=st.just([]) | prunings,
     contexts=st.lists(st.lists(st.sampled_from([START, END, 8, *WORDS]), max_size=7), max_size=3),
 )
-def test_it_is_what_the_equations_say(order, corpus, contexts):
-    model, counts = fit(corpus, order), adjusted_counts(corpus, order)
+def test_it_is_what_the_equations_say(order, corpus, prune, contexts):
+    prune = prune[:order]
+    model, counts = fit(corpus, order, prune=prune), adjusted_counts(corpus, order)
+    thresholds = dict(zip(ORDERS, [*prune, *[prune[-1] if prune else 0] * order], strict=False))
+    raw = raw_counts(corpus, order)
+    dropped = {gram for k in raw for gram, n in raw[k].items() if n <= thresholds[k]}
+    for k, level in enumerate(model.levels, start=1):
+        assert len(level.keys) == len(set(raw[k]) - dropped)
     seen = [[START, *corpus[0]][i : i + order] for i in range(3)]  # whole n-grams, long contexts among them
     for context in [*contexts, *seen]:
         history = tuple(context[max(0, len(context) - order + 1) :])
         padded = np.array([[-1] * (order - 1 - len(history)) + list(history)], dtype=np.int64)
         found = model.probabilities(padded.reshape(1, order - 1))[0]
-        wanted = probabilities(history, counts)
+        wanted = probabilities(history, counts, dropped)
         np.testing.assert_allclose(found, [wanted.get(v, 0.0) for v in range(VOCAB_SIZE)], rtol=0, atol=1e-10)
 
 
@@ -129,28 +152,37 @@ LETTERS = (
     "aeefde eagcb accbb cebce aceeee aga aadaacb a cab bdcabb aafcace a adad behcdb dbcbc d hf aaf dba c"
 )
 LMPLZ = {
-    (2, "abc"): [-0.431268, -1.042228, -0.773529, -0.774621],
-    (2, "hgfzde"): [-1.660673, -1.72997, -1.552842, -2.145142, -0.904672, -1.288322, -0.366071],
-    (3, "bada"): [-0.880592, -1.133336, -1.114381, -0.934518, -0.905435],
-    (3, "hgfzde"): [-1.47822, -2.016635, -1.621462, -2.221849, -0.904672, -1.044415, -0.23717],
-    (4, "abc"): [-0.441349, -0.986716, -1.113059, -0.840826],
-    (4, "bada"): [-0.880592, -1.117129, -1.088577, -0.933846, -1.225397],
-    (4, "zz"): [-2.144887, -1.610029, -0.904672],
-    (4, ""): [-1.439531],
+    (2, (), "abc"): [-0.431268, -1.042228, -0.773529, -0.774621],
+    (2, (), "hgfzde"): [-1.660673, -1.72997, -1.552842, -2.145142, -0.904672, -1.288322, -0.366071],
+    (3, (), "bada"): [-0.880592, -1.133336, -1.114381, -0.934518, -0.905435],
+    (3, (), "hgfzde"): [-1.47822, -2.016635, -1.621462, -2.221849, -0.904672, -1.044415, -0.23717],
+    (4, (), "abc"): [-0.441349, -0.986716, -1.113059, -0.840826],
+    (4, (), "bada"): [-0.880592, -1.117129, -1.088577, -0.933846, -1.225397],
+    (4, (), "zz"): [-2.144887, -1.610029, -0.904672],
+    (4, (), ""): [-1.439531],
+    (3, (0, 0, 1), "bada"): [-0.880592, -0.992804, -1.045327, -0.889808, -0.874332],
+    (3, (0, 0, 1), "hgfzde"): [-1.47822, -1.801035, -1.621462, -2.221849, -0.904672, -1.044415, -0.510478],
+    (3, (0, 1, 1), "bada"): [-0.875356, -0.980163, -1.045327, -0.83215, -0.874332],
+    (3, (0, 1), "abc"): [-0.439159, -1.078738, -0.721311, -0.693335],
+    (4, (0, 0, 1, 2), "aafcace"): [
+        *[-0.441349, -0.584036, -1.036382, -0.479332, -0.820387, -0.732414, -0.945712, -0.510478]
+    ],
+    (2, (0, 2), "eccdaa"): [-1.152201, -1.236256, -1.31852, -0.848431, -0.556298, -0.580987, -0.724354],
 }
-"""log10 of every letter and the end, by `lmplz -o ORDER --discount_fallback` of KenLM; z is its unknown word."""
+"""log10 of every letter and the end, by `lmplz -o ORDER --discount_fallback --prune PRUNE` of KenLM; z is its
+unknown word."""
 
 
-@pytest.mark.parametrize(("order", "text"), LMPLZ)
-def test_it_agrees_with_lmplz(order, text):
+@pytest.mark.parametrize(("order", "prune", "text"), LMPLZ)
+def test_it_agrees_with_lmplz(order, prune, text):
     ids = {letter: 4 + i for i, letter in enumerate("abcdefgh")} | {"z": 2}
-    model = fit([[ids[letter] for letter in word] for word in LETTERS.split()], order, vocab_size=12)
+    model = fit([[ids[letter] for letter in word] for word in LETTERS.split()], order, 12, prune)
     words = [ids[letter] for letter in text]
     nats, _ = model.score(
         torch.tensor([[START, *words]]), torch.tensor([[*words, END]]), model.initial_state(1)
     )
     found = -nats[0].double() / np.log(10)
-    np.testing.assert_allclose(found, LMPLZ[order, text], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, LMPLZ[order, prune, text], rtol=0, atol=2e-6)
 
 
 # A distribution
@@ -158,8 +190,9 @@ def test_it_agrees_with_lmplz(order, text):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("documents", [6, 60, 600])
-def test_probabilities_sum_to_one_for_every_context(order, documents):
-    model = fit(random_corpus(documents), order)
+@pytest.mark.parametrize("prune", [[], [0, 0, 1, 2], [0, 3], [2, 4, 8], [10**9]])
+def test_probabilities_sum_to_one_for_every_context(order, documents, prune):
+    model = fit(random_corpus(documents), order, prune=prune[:order])
     contexts = np.random.default_rng(1).integers(-1, VOCAB_SIZE, (500, order - 1))
     found = model.probabilities(contexts)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=0, atol=1e-9)
@@ -178,12 +211,30 @@ def test_more_context_helps_where_there_is_something_to_learn():
     assert nats[0] > 1.5 * nats[1] > 1.5 * nats[2]
 
 
+def test_pruning_makes_a_model_smaller_and_leaves_its_discounts():
+    corpus = random_corpus(600)
+    sizes = [fit(corpus, 4, prune=prune).num_parameters for prune in ([], [0, 0, 1], [0, 1], [0, 0, 10**9])]
+    assert sizes == sorted(sizes, reverse=True)
+    bare = fit(corpus, 4, prune=[0, 0, 10**9])
+    assert [len(level.keys) for level in bare.levels][2:] == [0, 0]
+    assert (bare.levels[2].backoffs == 1).all()
+    for level, whole in zip(bare.levels, fit(corpus, 4).levels, strict=True):
+        assert level.discounts.tolist() == whole.discounts.tolist()
+
+
+@pytest.mark.parametrize("prune", [[1, 0], [0, 2, 1], [-1], [-1, 0], [0, 0, 0, 0]])
+def test_thresholds_that_cannot_be_used_are_refused(prune):
+    with pytest.raises(ConfigError, match="prune"):
+        fit(random_corpus(), 3, prune=prune)
+
+
 # The protocol
 
 
-@pytest.fixture(params=ORDERS)
+@pytest.fixture(params=[*((order, ()) for order in ORDERS), (4, (0, 1, 2))])
 def model(request):
-    return fit(random_corpus(), request.param)
+    order, prune = request.param
+    return fit(random_corpus(), order, prune=prune)
 
 
 @pytest.fixture
@@ -283,6 +334,31 @@ def test_arrays_that_are_missing_or_do_not_fit_are_refused(name):
     if name.endswith("keys"):
         with pytest.raises(ModelError, match="do not fit together"):
             NgramModel.from_arrays(arrays | {name: whole + 10**6}, **model.settings())
+
+
+@pytest.mark.parametrize("part", ["probs", "backoffs", "discounts"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5])
+def test_numbers_that_are_none_are_refused(part, value):
+    model = fit(random_corpus(), 3)
+    damaged = model.arrays()[f"order_2.{part}"].copy()
+    damaged[1] = value
+    with pytest.raises(ModelError, match="arrays of order 2 do not fit together"):
+        NgramModel.from_arrays(model.arrays() | {f"order_2.{part}": damaged}, **model.settings())
+
+
+@pytest.mark.parametrize("value", [1.5, 2])
+def test_probabilities_above_one_are_refused(value):
+    model = fit(random_corpus(), 2)
+    damaged = np.full_like(model.levels[1].probs, value)
+    with pytest.raises(ModelError, match="arrays of order 2 do not fit together"):
+        NgramModel.from_arrays(model.arrays() | {"order_2.probs": damaged}, **model.settings())
+
+
+@pytest.mark.parametrize("excluded_ids", [[-1], [VOCAB_SIZE], list(range(VOCAB_SIZE))])
+def test_ids_outside_the_vocabulary_or_all_of_it_are_refused(excluded_ids):
+    model = fit(random_corpus(), 2)
+    with pytest.raises(ModelError, match="excluded_ids"):
+        NgramModel.from_arrays(model.arrays(), **model.settings() | {"excluded_ids": excluded_ids})
 
 
 @pytest.mark.parametrize("order", [-1, 0, 7])

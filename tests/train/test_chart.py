@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.train.chart import MOST_POINTS, Line, line_chart, nice_ticks, smoothed, thinned, tick_labels
+from elman.train.chart import (
+    MOST_POINTS,
+    Line,
+    line_chart,
+    log_label,
+    log_ticks,
+    nice_ticks,
+    smoothed,
+    spread,
+    thinned,
+    tick_labels,
+)
+from elman.train.palette import SERIES
 
 NUMBERS = st.floats(min_value=-1e90, max_value=1e90)
 PAIRS = st.tuples(NUMBERS, NUMBERS).map(sorted)
@@ -162,3 +174,120 @@ def test_smoothing_is_the_mean_of_the_window(values, reach):
 
 def test_smoothing_does_not_spread_a_nan():
     assert smoothed([1.0, math.nan, 3.0, math.inf, 5.0], 2) == [1.0, None, 3.0, None, 4.0]
+
+
+POSITIVE = st.floats(1e-90, 1e90)
+
+
+@given(st.tuples(POSITIVE, POSITIVE).map(sorted), st.sampled_from([2, 10]), st.integers(3, 9))
+def test_logarithmic_ticks_cover_the_data_tightly(pair, base, most):
+    low, high = pair
+    ticks = log_ticks(low, high, base, most)
+    assert ticks[0] <= low * (1 + 1e-6)
+    assert high * (1 - 1e-6) <= ticks[-1]
+    assert 2 <= len(ticks) <= max(most + 2, 11)
+    assert ticks == sorted(set(ticks))
+    assert ticks[1] >= low
+    assert ticks[-2] <= high * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "base", "ticks"),
+    [
+        (1, 8, 2, [1, 2, 4, 8]),
+        (1, 1000, 2, [1, 4, 16, 64, 256, 1024]),
+        (3, 90, 10, [2, 5, 10, 20, 50, 100]),
+        (1, 1000, 10, [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]),
+        (3, 50_000, 10, [1, 10, 100, 1000, 10_000, 100_000]),
+        (0.2, 0.3, 10, [0.2, 0.5]),
+    ],
+)
+def test_logarithmic_ticks_that_a_hand_would_draw(low, high, base, ticks):
+    assert log_ticks(low, high, base, 6) == ticks
+
+
+@pytest.mark.parametrize(
+    ("tick", "label"),
+    [
+        (0.01, "0.01"),
+        (1, "1"),
+        (512, "512"),
+        (1024, "1,024"),
+        (16_384, "16.4k"),
+        (100_000, "100k"),
+        (1e6, "1M"),
+        (5e8, "500M"),
+        (2e9, "2G"),
+        (1e-9, "1e−9"),
+        (1e30, "1e30"),
+    ],
+)
+def test_logarithmic_labels_that_a_hand_would_write(tick, label):
+    assert log_label(tick) == label
+
+
+@given(
+    st.lists(st.tuples(ANYTHING, ANYTHING), max_size=40),
+    st.sampled_from([None, 2, 10]),
+    st.sampled_from([None, 2, 10]),
+)
+def test_any_points_make_a_logarithmic_chart_within_its_frame(points, log_x, log_y):
+    line = Line(label="a", points=points, style=3)
+    svg = line_chart([line], title="t", x_label="x", log_x=log_x, log_y=log_y)
+    HTMLParser().feed(svg)
+    for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", svg):
+        assert 0 <= float(x) <= 480
+        assert 0 <= float(y) <= 270
+    assert "nan" not in svg
+    assert "inf" not in svg
+
+
+def test_a_power_law_is_straight_on_logarithmic_axes_and_nothing_is_drawn_at_zero():
+    points = [(0, 1), (-1, 1), *[(2**k, 3.0 * 4**k) for k in range(6)], (1, 0)]
+    svg = line_chart([Line(label="a", points=points)], title="t", x_label="x", log_x=2, log_y=10)
+    (path,) = re.findall(r'<path class="main" d="([^"]*)"', svg)
+    places = [tuple(map(float, place)) for place in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)]
+    assert len(places) == 6
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
+    assert steps == [pytest.approx(steps[0], abs=0.3)] * 5
+    assert steps[0][0] > 0 > steps[0][1]
+
+
+def test_lines_that_are_equals_have_their_names_at_their_ends():
+    lines = [
+        Line(label=f"line {k}", points=[(0, 9), (1, 1 + height / 100)], style=k)
+        for k, height in enumerate([3, 1, 900, 2, 0, 1] * 2)
+    ]
+    svg = line_chart(lines, title="t", x_label="x")
+    names = re.findall(r'<text class="name" x="([\d.]+)" y="([\d.]+)">([^<]*)</text>', svg)
+    assert sorted(name for *_, name in names) == sorted(line.label for line in lines)
+    places = [float(y) for _, y, _ in names]
+    assert all(b - a >= 14.9 for a, b in pairwise(places))
+    assert 0 < places[0] < places[-1] < 270
+    ends = [lines[int(name.split()[1])].points[-1][1] for *_, name in names]
+    assert ends == sorted(ends, reverse=True)  # no two threads cross
+    assert all(float(x) < 480 for x, *_ in names)
+    for k in range(len(lines)):
+        assert f'<g><title>line {k}</title><path class="s{k % SERIES}"' in svg
+
+
+def test_a_line_of_nothing_has_no_name():
+    lines = [Line(label="none", points=[(0, None)], style=0), Line(label="some", points=[(1, 1)], style=1)]
+    svg = line_chart(lines, title="t", x_label="x")
+    assert re.findall(r'class="name"[^>]*>([^<]*)<', svg) == ["some"]
+
+
+@given(st.lists(st.floats(-100, 100), max_size=12).map(sorted), st.floats(0, 30))
+def test_names_keep_their_distance_their_order_and_their_room(wanted, gap):
+    places = spread(wanted, gap, 0, 200)
+    assert len(places) == len(wanted)
+    room = min(gap, 200 / max(1, len(wanted) - 1))
+    assert all(b - a >= room - 1e-6 for a, b in pairwise(places))
+    assert all(-1e-6 <= place <= 200 + 1e-6 for place in places)
+
+
+def test_names_with_room_stay_where_they_are_and_others_part_around_their_middle():
+    assert spread([10, 50, 90], 15, 0, 200) == [10, 50, 90]
+    assert spread([50, 50, 56, 150], 20, 0, 200) == pytest.approx([32, 52, 72, 150])
+    assert spread([1, 1], 20, 0, 200) == [0, 20]
+    assert spread([199, 199], 20, 0, 200) == [180, 200]

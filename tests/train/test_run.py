@@ -15,6 +15,7 @@ from elman.data.prepare import prepare
 from elman.errors import ConfigError, DivergedError, InputError, ResourceError
 from elman.settings import from_toml, resolve
 from elman.text_model import TextModel, load
+from elman.train import fit
 from elman.train import run as running
 from elman.train.budget import Budget
 from elman.train.interrupt import Interrupt
@@ -178,8 +179,8 @@ def test_the_card_and_the_report_tell_the_score(finished):
 def test_the_choices_are_said(finished):
     _, result, said = finished
     assert "train: " in "\n".join(said)
-    assert f"lstm 1 x 8, {result.parameters:,} parameters" in said
-    assert any(line.startswith("on cpu") for line in said)
+    assert any(line.startswith("lstm, 1 x 8, on cpu") for line in said)
+    assert f"{result.parameters:,} parameters" in said
     assert not any("\n" in line for line in said)
 
 
@@ -263,7 +264,7 @@ def test_validation_takes_no_time_from_training(texts, tmp_path, monkeypatch):
     real_score, real_step = TextModel.score_store, Watcher.__call__
     monkeypatch.setattr(TextModel, "score_store", score_slowly)
     monkeypatch.setattr(Watcher, "__call__", step)
-    monkeypatch.setattr(running, "Budget", partial(Budget, clock=lambda: now[0]))
+    monkeypatch.setattr(fit, "Budget", partial(Budget, clock=lambda: now[0]))
     result = run_training(settings(texts, max_steps=None, max_time=10), tmp_path / "run", quiet=True)
     assert result.seconds == result.steps == 11  # what the tenth took is seen after the eleventh
     records = read_metrics(result.run / "metrics.jsonl")
@@ -296,7 +297,7 @@ def test_the_chapters_preset_trains(texts, tmp_path):
 def test_the_settings_reach_the_batches(texts, batches, changes):
     def first_batch(**given):
         config = settings(texts, batches=batches, **given)
-        return next(iter(running._make_loader(config, prepare(config.data)))).inputs
+        return next(iter(fit.make_loader(config, prepare(config.data)))).inputs
 
     plain = first_batch()
     assert torch.equal(first_batch(), plain)

@@ -1,6 +1,7 @@
 """`elman eval`."""
 
 import json as json_format
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,61 +13,142 @@ from elman.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from elman.data.store import TokenStore
-    from elman.text_model import TextModel
+    from elman.text_model import MixedTextModel, TextModel
 
 
 def evaluate_command(
     model: Path,
-    text: Source | None = None,
-    *,
+    /,
+    *more: Source,
     reading: Reading = Reading(),  # noqa: B008 - frozen
+    mix: bool = False,
+    valid: Source | None = None,
+    out: Path | None = None,
     batch_size: Whole = 32,
     state: Literal["reset", "carry"] = "reset",
     json: bool = False,
 ) -> int:
-    """Score a text with a model.
+    """Score a text with a model, or with a mixture of models.
 
     Every token is scored once and every document whole. The batch size changes
-    the speed, not the result.
+    the speed, not the result. `elman eval A B TEXT --mix` scores the linear mixture
+    of A and B whose weights predict the held-out text best.
 
     Args:
         model: A model folder or a run folder.
-        text: Any corpus that `elman train` accepts. Default: the held-out text of the run.
+        more: Models to mix with it, and last a text: any corpus that `elman train` accepts.
+            Default: the held-out text of the run; with --mix every other document of it, the rest is for the weights.
         reading: Flattened into options of its fields' names.
+        mix: Find the weights of a mixture of the models, and score each and the mixture.
+        valid: The text to find the weights on. Default: the held-out text of the first run.
+        out: Write the mixture to this model folder, which must not exist.
         batch_size: Documents scored side by side.
         state: reset: a fresh state for each document. carry: one state through all of them, in order.
         json: Print one JSON document (elman.eval/1).
     """
     require_integer("batch_size", batch_size, at_least=1)
-    if text is None and reading != Reading():
+    models, text = _models_and_text(model, more, mix)
+    if text is None and valid is None and reading != Reading():
         raise UsageError(
             "how a text is read can be said of a TEXT only; the held-out text is read as the run read it"
         )
+    if not mix and (valid is not None or out is not None):
+        raise UsageError(
+            f"--{'valid' if out is None else 'out'} is for a mixture; add --mix and a second model"
+        )
+    if out is not None and out.exists():
+        raise InputError(f"{out}: exists already; give --out another folder")
 
     from elman.evaluate.score import score_columns  # torch takes a second to import
     from elman.text_model import load
 
-    text_model = load(model)
-    if text is None:
-        store = held_out(model, text_model)
-    else:
-        from elman.data.prepare import prepare_text
-
-        data = DataConfig(corpus=text, **asdict(reading))
-        store = prepare_text(data, text_model.tokenizer, note=lambda remark: say(f"note: {remark}"))
-    score = text_model.score_store(store, batch_size=batch_size, state=state)
+    text_models = [load(path) for path in models]
+    store = None if text is None else _read(text, reading, text_models[0])
+    mixture: MixedTextModel | None = None
+    if mix:
+        mixture, store = _mix(models, text_models, store, None if valid is None else (valid, reading))
+        text_models.append(mixture)
+    elif store is None:
+        store = held_out(model, text_models[0])
+    scores = [each.score_store(store, batch_size=batch_size, state=state) for each in text_models]
+    if mixture is not None and out is not None:
+        mixture.save(out, f"# {out.name}\n\nA mixture, by weight: {_weights(models, mixture)}.\n")
     if json:
-        print_json({"schema": "elman.eval/1", **score.as_dict()})
+        found = {"schema": "elman.eval/1", **scores[-1].as_dict()}
+        if mixture is not None:
+            found["weights"] = dict(zip(map(str, models), mixture.weights, strict=True))
+            found["parts"] = dict(zip(map(str, models), (s.as_dict() for s in scores), strict=False))
+        print_json(found)
         return 0
-    columns = score_columns(score)
-    print_table(["model", *columns], [[str(model), *columns.values()]])
+    names = [*map(str, models), *(["mixture"] if mix else [])]
+    rows = [[name, *score_columns(each).values()] for name, each in zip(names, scores, strict=True)]
+    print_table(["model", *score_columns(scores[0])], rows)
+    if mixture is not None:
+        print(f"weights: {_weights(models, mixture)}")
+    score = scores[-1]
     if score.unknown:
         print(f"{score.unknown:,} targets ({score.unknown / score.targets:.1%}) are outside the vocabulary")
     return 0
 
 
-def held_out(folder: Path, text_model: "TextModel") -> "TokenStore":
-    """The text that the run of a model held out, found again by the settings of the run.
+def _models_and_text(model: Path, more: Sequence[str], mix: bool) -> tuple[list[Path], str | None]:
+    """Which of the arguments are models, and the text behind them."""
+    last_is_text = bool(more) and not is_model(Path(more[-1]))
+    text = more[-1] if last_is_text else None
+    models = [model, *map(Path, more[:-1] if last_is_text else more)]
+    if mix and len(models) < 2:
+        raise UsageError("a mixture needs two models or more: elman eval A B [TEXT] --mix")
+    if len(set(models)) < len(models) and mix:
+        raise UsageError("a model is given twice; give it once, as one weight is enough for it")
+    if not mix and len(models) > 1:
+        extra = models[1] if is_model(models[1]) else more[-1]
+        hint = "add --mix to mix models" if is_model(models[1]) else "see elman eval --help"
+        raise UsageError(f"unexpected argument {str(extra)!r}; {hint}")
+    return models, text
+
+
+def _mix(
+    models: Sequence[Path],
+    text_models: "Sequence[TextModel]",
+    store: "TokenStore | None",
+    valid: tuple[str, Reading] | None,
+) -> "tuple[MixedTextModel, TokenStore]":
+    """The mixture, and the text to score, none of which had a part in its weights."""
+    from elman.text_model import MixedTextModel, require_one_tokenizer
+
+    require_one_tokenizer(text_models)
+    if valid is None:
+        fitting = held_out(models[0], text_models[0], instead="--valid TEXT to find the weights on")
+    else:
+        fitting = _read(*valid, text_models[0])
+    if store is None:
+        if fitting.documents < 2:
+            raise InputError(
+                "the held-out text is one document: give a TEXT to score, and this one finds the weights"
+            )
+        numbers = range(fitting.documents)
+        store, fitting = fitting.select(list(numbers[::2])), fitting.select(list(numbers[1::2]))
+    return MixedTextModel.fit(text_models, fitting), store
+
+
+def _read(text: str, reading: Reading, text_model: "TextModel") -> "TokenStore":
+    from elman.data.prepare import prepare_text
+
+    data = DataConfig(corpus=text, **asdict(reading))
+    return prepare_text(data, text_model.tokenizer, note=lambda remark: say(f"note: {remark}"))
+
+
+def _weights(models: Sequence[Path], mixture: "MixedTextModel") -> str:
+    return ", ".join(f"{path} {weight:.3f}" for path, weight in zip(models, mixture.weights, strict=True))
+
+
+def is_model(path: Path) -> bool:
+    """Whether there is a model folder or a run folder."""
+    return any((folder / "config.json").is_file() for folder in (path, path / "model"))
+
+
+def held_out(folder: Path, text_model: "TextModel", *, instead: str = "a TEXT") -> "TokenStore":
+    """The text that the run of a model held out, found again by the settings of the run; else `instead` is needed.
 
     Raises:
         InputError: The folder has no run around it, or the text is no longer what it was.
@@ -77,18 +159,18 @@ def held_out(folder: Path, text_model: "TextModel") -> "TokenStore":
     places = (folder / "config.toml", folder.parent / "config.toml")
     settings = next((place for place in places if place.is_file()), None)
     if settings is None:
-        raise InputError(f"{folder}: a model folder without its run has no held-out text; give a TEXT")
+        raise InputError(f"{folder}: a model folder without its run has no held-out text; give {instead}")
     data = from_toml(settings).data
     if "-" in (data.corpus, data.valid):
-        raise InputError(f"{folder}: its text came from standard input and is gone; give a TEXT")
+        raise InputError(f"{folder}: its text came from standard input and is gone; give {instead}")
     try:
         prepared = prepare(data)
     except InputError as error:
-        raise InputError(f"the held-out text of {folder}: {error}; or give a TEXT") from error
+        raise InputError(f"the held-out text of {folder}: {error}; or give {instead}") from error
     known = recorded_text(settings.parent / "environment.json")
     same_text = known in (None, prepared.manifest["content_sha256"])
     if not same_text or prepared.tokenizer.sha256 != text_model.tokenizer.sha256:
-        raise InputError(f"{data.corpus}: no longer the text that {folder} was trained on; give a TEXT")
+        raise InputError(f"{data.corpus}: no longer the text that {folder} was trained on; give {instead}")
     say(f"scoring the held-out part of {data.corpus}")
     return prepared.valid
 

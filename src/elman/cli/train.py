@@ -21,7 +21,9 @@ def train_command(
     preset: str | None = None,
     config: Path | None = None,
     out: Path | None = None,
+    model: str | None = None,
     cell: str | None = None,
+    order: Whole | None = None,
     hidden_size: Whole | None = None,
     embedding_dim: Whole | None = None,
     num_layers: Whole | None = None,
@@ -55,8 +57,10 @@ def train_command(
             thelmbook:news, thelmbook:brown, or python-docs: the documentation in this Python (default).
         preset: Where the settings start from: default (made for 90 seconds), or chapter (to the letter).
         config: Settings in a TOML file.
-        out: The run folder, which must not exist. Default: the first free runs/CORPUS-CELL-N.
-        cell: The recurrence: elman, lstm, gru, mingru, minlstm.
+        out: The run folder, which must not exist. Default: the first free runs/CORPUS-MODEL-N.
+        model: The family: recurrent (default), transformer, window or ngram.
+        cell: The recurrence: elman, lstm, gru, mingru, minlstm, slstm or mlstm.
+        order: Tokens of the longest n-gram, or of the window and what it predicts.
         hidden_size: Width of the recurrent state.
         embedding_dim: Width of the token vectors.
         num_layers: Recurrent layers.
@@ -80,7 +84,9 @@ def train_command(
     """
     given = {
         "corpus": corpus,
+        "family": model,
         "cell": cell,
+        "order": order,
         "hidden_size": hidden_size,
         "embedding_dim": embedding_dim,
         "num_layers": num_layers,
@@ -115,7 +121,7 @@ def train_command(
         print_json(result.as_dict())
     else:
         rows = score_rows(resolved, result)
-        columns = rows[resolved.model.cell]
+        columns = rows[resolved.model.name]
         print_table(["held-out text", *columns], [[name, *row.values()] for name, row in rows.items()])
         for number, sample in enumerate(result.samples, start=1):
             print(f"\nsample {number} (temperature {SAMPLE_TEMPERATURE})\n{indent(visible(sample.text))}")

@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     """Bool, false where there is no target (padding, or a stream that has ended)."""
     documents: Tensor
     """Int64, which document of the store each target belongs to."""
+    places: Tensor
+    """Int64, which token of the store each target is."""
 
 
 def window(
@@ -71,7 +73,7 @@ def window(
     inputs = np.where(reset, store.start_id, store.tokens[np.maximum(source, 1) - 1]).astype(np.int64)
     inputs[~counted] = pad_id
     targets[~counted] = pad_id
-    arrays = (inputs, targets, reset & counted, counted, document)
+    arrays = (inputs, targets, reset & counted, counted, document, source)
     return Batch(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
 
@@ -234,7 +236,8 @@ class Collate:
         )  # an end token is a target, never a context
         reset = torch.zeros_like(counted)
         reset[:, 0] = True
-        return Batch(inputs, padded[:, 1:].contiguous(), reset, counted, torch.zeros_like(inputs))
+        unknown = torch.zeros_like(inputs)  # which document it was, nobody asks
+        return Batch(inputs, padded[:, 1:].contiguous(), reset, counted, unknown, unknown)
 
 
 def _mix(seed: int, epoch: int) -> int:

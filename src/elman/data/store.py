@@ -10,7 +10,7 @@ Axes: N tokens, D documents.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -60,15 +60,18 @@ class TokenStore:
         if tokens >= len(self):
             return self
         count = max(1, self.documents * tokens // len(self))
-        chosen = np.arange(count) * self.documents // count
-        lengths = np.diff(self.starts)[chosen]
+        return self.select(np.arange(count) * self.documents // count)
+
+    def select(self, documents: Sequence[int] | NDArray[np.int64]) -> "TokenStore":
+        """Some documents, in the order given; in memory."""
+        lengths = np.diff(self.starts)[documents]
         return TokenStore(
-            tokens=np.concatenate([self.document(int(index)) for index in chosen]),
+            tokens=np.concatenate([self.document(int(index)) for index in documents]),
             starts=np.concatenate([[0], lengths.cumsum()]),
-            characters=self.characters[chosen],
-            bytes=self.bytes[chosen],
-            words=self.words[chosen],
-            hashes=self.hashes[chosen] if len(self.hashes) else self.hashes,
+            characters=self.characters[documents],
+            bytes=self.bytes[documents],
+            words=self.words[documents],
+            hashes=self.hashes[documents] if len(self.hashes) else self.hashes,
             start_id=self.start_id,
         )
 

@@ -276,6 +276,37 @@ def train_tokenizer(
     return Tokenizer(file)
 
 
+def vocabulary_tokenizer(words: Sequence[str], *, unknown: str = UNKNOWN) -> Tokenizer:
+    """The tokenizer of a vocabulary that is given, that of an ARPA file for instance.
+
+    Words are what stands between white space, as for `train_tokenizer("word", ...)`, and the ids are laid out as
+    there: the unknown word, the others in their order, and the padding, start and end tokens. A line end is a
+    token only if it is among the words; else let each line of a text be a document.
+
+    Args:
+        words: The vocabulary. Names of the framing tokens and of the unknown word are those tokens.
+        unknown: How the vocabulary calls the unknown word.
+
+    Raises:
+        TokenizerError: A word stands there twice, or holds white space, so that no text would have it.
+    """
+    entries = [UNKNOWN, *(word for word in words if word not in (PAD, START, END, unknown))]
+    repeated = [word for word, count in Counter(entries).items() if count > 1]
+    if repeated:
+        raise TokenizerError(f"the word {repeated[0]!r} is twice in the vocabulary; keep one of them")
+    spaced = [word for word in entries if word != "\n" and (not word or re.search(r"[ \t-\r]", word))]
+    if spaced:
+        raise TokenizerError(
+            f"{spaced[0]!r} is no word between white space: this is a vocabulary of another kind; use the"
+            " tokenizer that it was made with"
+        )
+    file = TokenizerFile(models.WordLevel({word: i for i, word in enumerate(entries)}, unk_token=UNKNOWN))
+    words_of_text = Regex(SPLITTERS["word"] if "\n" in entries else r"\S+")
+    file.pre_tokenizer = pre_tokenizers.Split(words_of_text, behavior="removed", invert=True)
+    file.add_special_tokens([PAD, START, END])
+    return Tokenizer(file)
+
+
 def suit_vocabulary(characters: int) -> tuple[Kind, int | None]:
     """Kind and size of the vocabulary for a text: bytes below 20,000 characters, else BPE.
 

@@ -14,6 +14,7 @@ window changes a result. Sums are float64.
 
 import heapq
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -118,6 +119,17 @@ def score_store(
             document in their order, as one stream.
     """
     nats = document_nats(model, store, pad_id=pad_id, batch_size=batch_size, state=state)
+    return summed(nats, store, unknown_id=unknown_id, state=state)
+
+
+def summed(
+    nats: NDArray[np.float64],
+    store: TokenStore,
+    *,
+    unknown_id: int | None = None,
+    state: StateRule = "reset",
+) -> Score:
+    """The score of `store`, from the nats of its documents or of its targets."""
     return Score(
         nats=float(nats.sum()),
         targets=len(store),
@@ -130,7 +142,6 @@ def score_store(
     )
 
 
-@torch.no_grad()
 def document_nats(
     model: LanguageModel,
     store: TokenStore,
@@ -140,13 +151,38 @@ def document_nats(
     state: StateRule = "reset",
 ) -> NDArray[np.float64]:
     """Nats of each document, [D]. Arguments as for `score_store`."""
+    nats = np.zeros(store.documents)
+    for documents, _, scored in _windows(model, store, pad_id, batch_size, state):
+        np.add.at(nats, documents, scored)
+    return nats
+
+
+def token_nats(
+    model: LanguageModel,
+    store: TokenStore,
+    *,
+    pad_id: int,
+    batch_size: int = 32,
+    state: StateRule = "reset",
+) -> NDArray[np.float64]:
+    """Nats of each target in the order of the store, [N]. Arguments as for `score_store`."""
+    nats = np.full(len(store), np.nan)
+    for _, places, scored in _windows(model, store, pad_id, batch_size, state):
+        nats[places] = scored
+    return nats
+
+
+@torch.no_grad()
+def _windows(
+    model: LanguageModel, store: TokenStore, pad_id: int, batch_size: int, state: StateRule
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """Every target once, a window of all streams at a time: its document, its place in the store, its nats."""
     lanes = _balance(np.diff(store.starts), batch_size if state == "reset" else 1, in_order=state == "carry")
     order = np.concatenate(lanes)
     offsets = np.concatenate([[0], np.diff(store.starts)[order].cumsum()])
     bounds = offsets[np.concatenate([[0], np.cumsum([len(lane) for lane in lanes])])]
     begin, end = bounds[:-1], bounds[1:]
     carried = model.initial_state(len(lanes))
-    nats = np.zeros(store.documents)
     while len(begin):
         width = min(WINDOW, int((end - begin).max()))
         batch = window(store, order, offsets, begin, end, width, pad_id)
@@ -155,13 +191,16 @@ def document_nats(
             batch.inputs.to(model.device), batch.targets.to(model.device), carried, reset
         )
         counted = batch.counted.numpy()
-        np.add.at(nats, batch.documents.numpy()[counted], scored.cpu().numpy()[counted].astype(np.float64))
+        yield (
+            batch.documents.numpy()[counted],
+            batch.places.numpy()[counted],
+            scored.cpu().numpy()[counted].astype(np.float64),
+        )
         begin = begin + width
         if (begin >= end).any():  # a stream that has ended takes no further part
             living = begin < end
             carried = select_rows(carried, torch.from_numpy(living).to(model.device))
             begin, end = begin[living], end[living]
-    return nats
 
 
 def _balance(lengths: NDArray[np.int64], lanes: int, *, in_order: bool) -> list[NDArray[np.int64]]:

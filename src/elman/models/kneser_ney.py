@@ -14,6 +14,11 @@ words w with c(u w) = r. The discounts D_k of an order come from n_1 ... n_4, it
 The conventions are those of KenLM's lmplz (Heafield et al. 2013): one start token, which is a context and is
 never predicted; the end token is; every word that can follow has its share of P_0, seen or not.
 
+Pruning drops the n-grams that were counted (not adjusted) at most as often as the threshold of their order. The
+discounts and the totals c(u .) are those of before; what u loses goes to the order below,
+
+    g(u) = (the discounts of the n-grams of u that are left + c of those that were dropped) / c(u .)
+
 An n-gram of order k is numbered by its place in the order of (number of its first k - 1 words, last word). So
 the words that follow a context lie side by side, and a look-up is one binary search. Nothing is ever larger
 than a few arrays of the length of the text.
@@ -21,8 +26,9 @@ than a few arrays of the length of the text.
 Axes: N tokens of text, D documents, M n-grams of an order, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +44,21 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The n-grams of one order, and what they say: P(w | u) = weight(u w) + backoff(u) P(w | u')."""
+    """The n-grams of one order, and what they say of P(w | u).
+
+    It is probs(u w) where u w is listed, and backoff(u) P(w | u') where it is not. This is how an ARPA file says
+    it, too. Whole probabilities are kept, rather than what u w has beyond its back-off: to subtract that from a
+    probability that is smaller, as other tools have them, would lose its digits.
+    """
 
     keys: Integers
     """[M], number of the first words times V, plus the last word; ascending."""
-    weights: Floats
-    """[M], the discounted count of the n-gram over the total of its context."""
+    probs: Floats
+    """[M], the probability of the last word after the others."""
     backoffs: Floats
     """[M of the order below, 1 for order 1], the share of the order below; 1 where a context has no follower."""
     discounts: Floats
-    """[3], D_1, D_2 and D_3."""
+    """[3], D_1, D_2 and D_3; 0 where they are not known."""
 
     @property
     def fallback(self) -> bool:
@@ -67,8 +78,28 @@ class Level:
         return self.keys.searchsorted(np.arange(len(self.backoffs) + 1) * vocab_size)
 
 
+class Counted(NamedTuple):
+    """What was counted of the n-grams of one order."""
+
+    keys: Integers
+    """[M], as in `Level`."""
+    seen: Integers
+    """[M], how often each stands in the text."""
+    adjusted: Integers
+    """[M], c of the equations."""
+    suffixes: Integers
+    """[M], number of the n-gram without its first word, in the order below; 0 for order 1."""
+
+
 def estimate_levels(
-    tokens: NDArray[Any], starts: NDArray[Any], vocab_size: int, order: int, start_id: int
+    tokens: NDArray[Any],
+    starts: NDArray[Any],
+    vocab_size: int,
+    order: int,
+    start_id: int,
+    *,
+    candidates: int,
+    thresholds: Sequence[int],
 ) -> list[Level]:
     """The levels of orders 1 to `order`.
 
@@ -78,6 +109,8 @@ def estimate_levels(
         vocab_size: V.
         order: Words of the longest n-gram, the predicted one included.
         start_id: The context of each document's first token.
+        candidates: How many words can follow, seen or not.
+        thresholds: [order], counts up to which n-grams are dropped, not decreasing; 0 drops none.
 
     Raises:
         InputError: There are fewer than `order` tokens, or one lies outside the vocabulary.
@@ -92,58 +125,74 @@ def estimate_levels(
             f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size}; "
             "use the tokenizer that made the tokens"
         )
-    keys, counts = _count(
-        np.asarray(tokens, np.int64), np.asarray(starts, np.int64), vocab_size, order, start_id
-    )
-    contexts = [1, *(len(each) for each in keys)]
-    return [_level(*each, vocab_size) for each in zip(keys, counts, contexts, strict=False)]
+    counts = _count(np.asarray(tokens, np.int64), np.asarray(starts, np.int64), vocab_size, order, start_id)
+    levels: list[Level] = []
+    below, left = np.full(1, 1 / candidates), np.ones(1, bool)  # the order below: P, and which n-grams stay
+    for counted, threshold in zip(counts, thresholds, strict=True):
+        level, below, left = _level(counted, below, left, vocab_size, threshold)
+        levels.append(level)
+    return levels
 
 
-def _count(
-    tokens: Integers, starts: Integers, vocab_size: int, order: int, start_id: int
-) -> tuple[list[Integers], list[Integers]]:
-    """Keys [M] and adjusted counts [M] of every order from 1."""
+def _count(tokens: Integers, starts: Integers, vocab_size: int, order: int, start_id: int) -> list[Counted]:
+    """What is counted of every order from 1."""
     lengths = np.diff(starts) + 1
     words = np.insert(tokens, starts[:-1], start_id)
     # How many words of its document a place holds, itself included: the longest n-gram that ends there.
     longest = np.arange(1, len(words) + 1) - np.repeat(lengths.cumsum() - lengths, lengths)
-    keys: list[Integers] = []
-    counts: list[Integers] = []
+    counts: list[Counted] = []
     numbers = context = np.zeros(len(words), np.int64)
     for k in range(1, order + 1):
         places = np.flatnonzero(longest >= k)
-        found, first, inverse, seen = np.unique(
+        keys, first, inverse, seen = np.unique(
             context[places] * vocab_size + words[places],
             return_index=True,
             return_inverse=True,
             return_counts=True,
         )
-        if k > 1:
+        suffixes = numbers[places[first]]
+        if counts:
             # Each different n-gram is one more word before the n-gram without its first word.
-            preceded = np.bincount(numbers[places[first]], minlength=len(keys[-1]))
-            counts[-1] = np.where(preceded > 0, preceded, counts[-1])
-        keys.append(found)
-        counts.append(seen)
+            preceded = np.bincount(suffixes, minlength=len(counts[-1].keys))
+            counts[-1] = counts[-1]._replace(adjusted=np.where(preceded > 0, preceded, counts[-1].adjusted))
+        counts.append(Counted(keys, seen, seen, suffixes))
         numbers = np.full(len(words), -1)
         numbers[places] = inverse
         context = np.roll(numbers, 1)  # what comes over from another document is never `longest` enough
-    counts[0][keys[0] == start_id] = 0
-    return keys, counts
+    counts[0] = counts[0]._replace(adjusted=np.where(counts[0].keys == start_id, 0, counts[0].adjusted))
+    return counts
 
 
-def _level(keys: Integers, counts: Integers, contexts: int, vocab_size: int) -> Level:
-    """The level of one order, `contexts` being how many n-grams the order below has."""
+def _level(
+    counted: Counted, below: Floats, left: NDArray[np.bool_], vocab_size: int, threshold: int
+) -> tuple[Level, Floats, NDArray[np.bool_]]:
+    """The level of one order; P of all its n-grams, and which of them are in the level.
+
+    Args:
+        counted: Its counts.
+        below: P of all n-grams of the order below.
+        left: Which of those are left.
+        vocab_size: V.
+        threshold: Count up to which n-grams are dropped.
+    """
+    counts = counted.adjusted
     discounts = _discounts(counts)
-    removed = np.concatenate([[0.0], discounts])[np.minimum(counts, 3)]
-    context = keys // vocab_size
-    totals = np.bincount(context, weights=counts, minlength=contexts)
-    spared = np.bincount(context, weights=removed, minlength=contexts)
-    return Level(
-        keys=keys,
-        weights=(counts - removed) / totals[context],
-        backoffs=np.divide(spared, totals, out=np.ones(contexts), where=totals > 0),
+    stay = counted.seen > threshold
+    removed = np.where(stay, np.concatenate([[0.0], discounts])[np.minimum(counts, 3)], counts)
+    context, word = np.divmod(counted.keys, vocab_size)
+    totals = np.bincount(context, weights=counts, minlength=len(below))
+    spared = np.bincount(context, weights=removed, minlength=len(below))
+    backoffs = np.divide(spared, totals, out=np.ones(len(below)), where=totals > 0)
+    probs = (counts - removed) / totals[context] + backoffs[context] * below[counted.suffixes]
+    probs[counts == 0] = 0  # the start token: a context, and never predicted
+    number = left.cumsum() - 1  # of a context among those left; an n-gram that stays has its context there
+    level = Level(
+        keys=(number[context] * vocab_size + word)[stay],
+        probs=probs[stay],
+        backoffs=backoffs[left],
         discounts=discounts,
     )
+    return level, probs, stay
 
 
 def _discounts(counts: Integers) -> Floats:

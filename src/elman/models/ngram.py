@@ -4,15 +4,16 @@
 
 For a context u the recursion of `models.kneser_ney` runs upwards from single words,
 
-    P_k(w | u) = weight(u w) + backoff(u) P_{k-1}(w | u'),
+    P_k(w | u) = probs(u w)                     where u w was seen,
+                 backoff(u) P_{k-1}(w | u')     where it was not,
 
 over every suffix of u that was seen; one that was not leaves P as it is. So probabilities sum to one for every
-context, and everything that can follow has some.
+context, and everything that can follow has some. The same recursion is that of an ARPA file (`models.arpa`).
 
 Axes: B batch, T time, V vocabulary, C contexts, M n-grams of an order, K levels (orders).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,10 @@ from elman.models.kneser_ney import Floats, Integers, Level, estimate_levels
 
 MAX_ORDER = 6
 
-PARTS = ("keys", "weights", "backoffs", "discounts")
+ROUNDING = 1e-9
+"""How far above 1 rounding may leave a probability."""
+
+PARTS = ("keys", "probs", "backoffs", "discounts")
 """What a level is stored as, one array each."""
 
 
@@ -50,6 +54,11 @@ class NgramModel:
     def vocab_size(self) -> int:
         """V."""
         return self._vocab_size
+
+    @property
+    def num_parameters(self) -> int:
+        """Probabilities and back-offs."""
+        return sum(level.probs.size + level.backoffs.size for level in self.levels)
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +91,7 @@ class NgramModel:
             place = level.find(context, wanted, self.vocab_size)
             known, seen = context >= 0, place >= 0
             found[known] *= level.backoffs[context[known]]
-            found[seen] += level.weights[place[seen]]
+            found[seen] = level.probs[place[seen]]
         with np.errstate(divide="ignore"):
             nats = torch.from_numpy(-np.log(found))
         return nats.view(targets.shape).float(), state
@@ -102,7 +111,7 @@ class NgramModel:
             # The n-grams of each context lie side by side: first, first + 1, ...
             ends = followers.cumsum()
             places = np.arange(followers.sum()) + np.repeat(first[known] - (ends - followers), followers)
-            out[np.repeat(rows, followers), level.keys[places] % self.vocab_size] += level.weights[places]
+            out[np.repeat(rows, followers), level.keys[places] % self.vocab_size] = level.probs[places]
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -134,9 +143,15 @@ class NgramModel:
 
         Raises:
             ConfigError: The order is not between 1 and MAX_ORDER.
-            ModelError: An array is missing, or does not fit the others.
+            ModelError: An array is missing, or does not fit the others; or no id of the vocabulary is left.
         """
         _check_order(order)
+        inside = all(0 <= index < vocab_size for index in excluded_ids)
+        if not inside or len(set(excluded_ids)) >= vocab_size:
+            raise ModelError(
+                f"n-gram model: excluded_ids {excluded_ids} do not fit a vocabulary of {vocab_size};"
+                " estimate it anew"
+            )
         levels: list[Level] = []
         for k in range(1, order + 1):
             try:
@@ -153,7 +168,7 @@ class NgramModel:
         uniform = np.ones(self.vocab_size)
         uniform[list(self.excluded_ids)] = 0
         out: Floats = uniform / uniform.sum() * level.backoffs[0]
-        out[level.keys] += level.weights
+        out[level.keys] = level.probs
         return out
 
     def _suffixes(self, contexts: Integers) -> Iterator[tuple[Level, Integers]]:
@@ -172,6 +187,7 @@ def estimate(
     *,
     start_id: int,
     excluded_ids: Iterable[int] = (),
+    prune: Sequence[int] = (),
 ) -> NgramModel:
     """The model of interpolated modified Kneser-Ney of some documents.
 
@@ -182,12 +198,15 @@ def estimate(
         order: 1 to MAX_ORDER, words of the longest n-gram, the predicted one included.
         start_id: The context of each document's first token; never predicted.
         excluded_ids: What else is never predicted, the padding.
+        prune: For orders 1, 2, ..., the count up to which n-grams are dropped, not decreasing; the last holds
+            for all higher orders, and () drops none. A single word that is dropped keeps its share of P_0.
 
     Raises:
-        ConfigError: The order is not between 1 and MAX_ORDER.
+        ConfigError: The order is not between 1 and MAX_ORDER, or the thresholds cannot be used.
         InputError: There are fewer tokens than `order`, or a token can not stand where it does.
     """
     _check_order(order)
+    thresholds = _thresholds(prune, order)
     tokens, starts = documents
     excluded = {start_id, *excluded_ids}
     misplaced = tokens[np.isin(tokens, list(excluded))]
@@ -195,7 +214,16 @@ def estimate(
         raise InputError(
             f"token {misplaced[0]} is never predicted, yet stands inside a document; leave it out"
         )
-    return NgramModel(estimate_levels(tokens, starts, vocab_size, order, start_id), vocab_size, excluded)
+    levels = estimate_levels(
+        tokens,
+        starts,
+        vocab_size,
+        order,
+        start_id,
+        candidates=vocab_size - len(excluded),
+        thresholds=thresholds,
+    )
+    return NgramModel(levels, vocab_size, excluded)
 
 
 def _check_order(order: int) -> None:
@@ -203,15 +231,29 @@ def _check_order(order: int) -> None:
         raise ConfigError(f"order is {order}; choose one from 1 to {MAX_ORDER}")
 
 
+def _thresholds(prune: Sequence[int], order: int) -> list[int]:
+    """A threshold for every order."""
+    given = list(prune)
+    if len(given) > order:
+        raise ConfigError(f"prune has {len(given)} thresholds for orders 1 to {order}; leave some out")
+    if given != sorted(given) or any(threshold < 0 for threshold in given):
+        # else an n-gram would be left whose context is gone
+        raise ConfigError(f"prune is {given}; give counts of 0 or more, none below the one before it")
+    return given + (given[-1:] or [0]) * (order - len(given))
+
+
 def _check_level(level: Level, k: int, contexts: int, vocab_size: int) -> None:
-    """Raise ModelError unless every look-up in this level stays inside it."""
+    """Raise ModelError unless every look-up stays inside this level and finds a probability."""
     keys = level.keys
+    floats = (level.probs, level.backoffs, level.discounts)
     fits = (
         keys.dtype == np.int64
         and keys.ndim == 1
-        and level.weights.shape == keys.shape
+        and level.probs.shape == keys.shape
         and level.backoffs.shape == (contexts,)
         and level.discounts.shape == (3,)
+        and all(each.dtype == np.float64 and bool((np.isfinite(each) & (each >= 0)).all()) for each in floats)
+        and bool((level.probs <= 1 + ROUNDING).all())
         and bool((np.diff(keys) > 0).all())
         and (not len(keys) or bool(keys[0] >= 0 and keys[-1] < contexts * vocab_size))
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from elman.cells.base import Cell
+from elman.cells.norm import RMSNorm
 from elman.models.neural import NeuralLanguageModel
 
 RecurrentState = tuple[Any, ...]
@@ -38,11 +39,13 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         hidden_size: int,
         *,
         weight_dropout: float = 0.0,
+        norm_last: bool = False,
         **settings: Any,
     ) -> None:
-        """`settings` are those of `NeuralLanguageModel`."""
+        """`norm_last` for cells whose outputs are sums; `settings` are those of `NeuralLanguageModel`."""
         super().__init__(vocab_size, embedding_dim, hidden_size, **settings)
         self.cells = nn.ModuleList(cells)  # type: ignore[arg-type]  # a Cell is a module; a Protocol cannot say so
+        self.norm = RMSNorm(hidden_size) if norm_last else nn.Identity()
         self.weight_dropout = weight_dropout
         self.reset_parameters()
 
@@ -50,6 +53,8 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         """Each cell by its own rule."""
         for cell in self.cells:
             cell.reset_parameters()  # type: ignore[operator]
+        if isinstance(self.norm, RMSNorm):
+            self.norm.reset_parameters()
 
     def initial_state(self, batch_size: int) -> RecurrentState:
         """The state before the first token of a document."""
@@ -64,7 +69,7 @@ class RecurrentLanguageModel(NeuralLanguageModel):
             x, cell_state = functional_call(cell, self._thinned(cell), (x, before, reset))
             x = self.drop(x)
             after.append(cell_state)
-        return x, tuple(after)
+        return self.norm(x), tuple(after)
 
     def _thinned(self, cell: nn.Module) -> dict[str, Tensor]:
         """The recurrent matrices of a cell without some of their entries, in training."""

@@ -67,8 +67,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def read_tensors(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a model whose shapes and types must be those of `expected` (which may be on "meta").
+def read_tensors(folder: Path, expected: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """The tensors of a model.
+
+    Args:
+        folder: A model folder.
+        expected: Names, shapes and types that they must have (it may be on "meta"); None takes what is there.
 
     Raises:
         ModelError: A file or a tensor is missing, truncated, of another shape, or not finite.
@@ -79,23 +83,27 @@ def read_tensors(folder: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = set(file.keys())
-            if names != set(expected):
-                missing, foreign = sorted(set(expected) - names), sorted(names - set(expected))
-                raise ModelError(f"{path}: does not fit {CONFIG}: missing {missing}, not expected {foreign}")
-            for name, tensor in expected.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if shape != tuple(tensor.shape):
-                    raise ModelError(
-                        f"{path}: {name} is {shape}, and {CONFIG} makes it {tuple(tensor.shape)}"
-                    )
-            tensors = {name: file.get_tensor(name) for name in expected}
+            if expected is not None:
+                _require_shapes(path, {name: file.get_slice(name).get_shape() for name in names}, expected)
+            tensors = {name: file.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{path}: damaged or truncated: {error}") from error
     for name, tensor in tensors.items():
-        if tensor.dtype != expected[name].dtype:
+        if expected is not None and tensor.dtype != expected[name].dtype:
             raise ModelError(f"{path}: {name} is {tensor.dtype}, expected {expected[name].dtype}")
         if not torch.isfinite(tensor).all():
             raise ModelError(
                 f"{path}: {name} holds numbers that are not finite; train again from a sound state"
             )
     return tensors
+
+
+def _require_shapes(path: Path, found: dict[str, list[int]], expected: dict[str, Tensor]) -> None:
+    if set(found) != set(expected):
+        missing, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+        raise ModelError(f"{path}: does not fit {CONFIG}: missing {missing}, not expected {foreign}")
+    for name, tensor in expected.items():
+        if tuple(found[name]) != tuple(tensor.shape):
+            raise ModelError(
+                f"{path}: {name} is {tuple(found[name])}, and {CONFIG} makes it {tuple(tensor.shape)}"
+            )

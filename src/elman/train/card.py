@@ -9,11 +9,11 @@ from elman.settings import to_toml
 CARD = """\
 # {name}
 
-A recurrent language model trained with [elman](https://pypi.org/project/elman/).
+A language model trained with [elman](https://pypi.org/project/elman/).
 
 | | |
 |---|---|
-| cell | {cell}, {num_layers} x {hidden_size} |
+| model | {model}, {shape} |
 | parameters | {parameters:,} |
 | vocabulary | {vocab_size:,} |
 | training text | {corpus} ({train_bytes:,} bytes, {train_documents:,} documents) |
@@ -59,9 +59,8 @@ def model_card(config: RunConfig, data: Mapping[str, Any], result: Mapping[str, 
     valid = result["valid"]
     return CARD.format(
         name=result["run"].rsplit("/", 1)[-1],
-        cell=config.model.cell,
-        num_layers=config.model.num_layers,
-        hidden_size=config.model.hidden_size,
+        model=config.model.name,
+        shape=config.model.shape,
         parameters=result["parameters"],
         vocab_size=data["vocab_size"],
         corpus=config.data.corpus,

@@ -2,16 +2,21 @@
 
     y = top + (1 - (v - v_low) / (v_high - v_low)) * height        v_low and v_high are the outermost ticks
 
-Ticks are 1, 2 or 5 times a power of ten. A line breaks where a value is missing. A line of many points keeps,
-of every bucket of neighbours, the lowest and the highest: a spike of one step survives any reduction.
+with the logarithms of all three on a logarithmic axis. Ticks are 1, 2 or 5 times a power of ten, or powers of
+the logarithm's base. A line breaks where a value is missing. A line of many points keeps, of every bucket of
+neighbours, the lowest and the highest: a spike of one step survives any reduction.
+
+Lines that are equals have numbers for styles, and their names at their ends, as near to them as no two overlap.
 """
 
-import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
+
+from elman.train.page import plain
+from elman.train.palette import SERIES
 
 Point = tuple[float | None, float | None]
 
@@ -19,6 +24,8 @@ MOST_POINTS = 500
 """Points drawn of a line; more cannot be told apart at the width of a page."""
 MARKED_POINTS = 24
 """A line of up to so many points shows each of them as a dot."""
+LABEL_GAP = 15
+"""Between the names at the ends of lines."""
 
 CHART_STYLE = """
 .chart { display: block; width: 100%; height: auto; font: 11.5px var(--sans); fill: var(--muted);
@@ -35,6 +42,7 @@ CHART_STYLE = """
 .chart circle.main, .chart circle.thin { fill: var(--accent); }
 .chart circle.second { fill: var(--second); }
 .chart circle.faint { fill: var(--accent); opacity: 0.4; }
+.chart .name { fill: var(--ink); }
 """
 """Needs --ink, --muted, --rule, --axis, --accent, --second (colours) and --sans (a font) on an ancestor."""
 
@@ -47,8 +55,14 @@ class Line:
     """Its name in the legend, which appears where there is more than one line."""
     points: Sequence[Point]
     """(x, y) in the order of x; a None, a NaN or an infinity is a gap."""
-    style: Literal["main", "second", "thin", "faint"] = "main"
-    """`thin` for a restless curve; `faint` for one behind another."""
+    style: Literal["main", "second", "thin", "faint"] | int = "main"
+    """`thin` for a restless curve; `faint` for one behind another; a number, from 0, for one of many equals,
+    which has the colour and the dashes of that number in `palette.SERIES_STYLE`."""
+
+    @property
+    def css_class(self) -> str:
+        """What the page's CSS knows the style by."""
+        return f"s{self.style % SERIES}" if isinstance(self.style, int) else self.style
 
 
 def line_chart(
@@ -57,6 +71,8 @@ def line_chart(
     title: str,
     x_label: str,
     from_zero: bool = False,
+    log_x: int | None = None,
+    log_y: int | None = None,
     width: int = 480,
     height: int = 270,
     last: str = "",
@@ -66,58 +82,123 @@ def line_chart(
     Args:
         lines: What to draw, the first one at the back.
         title: What the chart shows, with the unit of y.
-        x_label: What runs along x, from zero, or its unit.
-        from_zero: Let y include zero.
+        x_label: What runs along x, or its unit. A linear x begins at zero.
+        from_zero: Let a linear y include zero.
+        log_x: Base of a logarithmic x axis, on which what is not above zero is a gap; None for a linear one.
+        log_y: Likewise for y.
         width: Of the drawing, in the page's pixels where it is not scaled.
         height: Likewise.
         last: A value to print in the top right corner, for example the latest.
     """
-    left, right, top, bottom = 46, width - 4, 42, height - 40
-    clean = [[_gapped(point) for point in line.points] for line in lines]
+    numbered = [line for line in lines if isinstance(line.style, int)]
+    longest = max((len(line.label) for line in numbered), default=0)
+    margin = min(34 + 6.4 * longest, 0.45 * width) if numbered else 4  # 6.4: the mean width of a letter
+    left, right, top, bottom = 46, round(width - margin), 42, height - 40
+    clean = [[_gapped(point, log_x, log_y) for point in line.points] for line in lines]
     finite = [point for points in clean for point in points if point]
-    spoken = _text(f"{title} {last}".strip())
+    spoken = plain(f"{title} {last}".strip())
     parts = [
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{spoken}">',
-        f'<text class="title" x="0" y="14">{_text(title)}</text>',
+        f'<text class="title" x="0" y="14">{plain(title)}</text>',
     ]
     if last:
-        parts.append(f'<text class="last" x="{width}" y="14">{_text(last)}</text>')
+        parts.append(f'<text class="last" x="{width}" y="14">{plain(last)}</text>')
     if not finite:
         parts.append(f'<line class="base" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
         middle = f'x="{(left + right) / 2:g}" y="{(top + bottom) / 2:g}"'
         return "".join([*parts, f'<text {middle} text-anchor="middle">nothing recorded</text></svg>'])
 
     xs, ys = [x for x, _ in finite], [y for _, y in finite]
-    x_low, x_high = _widened(min(0.0, *xs), max(xs))
-    if from_zero:
-        ys.append(0.0)
-    large = width > 400
-    y_ticks = nice_ticks(min(ys), max(ys), most=6 if large else 4)
-    y_low, y_high = y_ticks[0], y_ticks[-1]
+    most = 6 if width > 400 else 4
+    x_axis = _axis(xs if log_x else [0.0, *xs], log_x, most)
+    y_axis = _axis([0.0, *ys] if from_zero and not log_y else ys, log_y, most)
+    x_low, x_high = x_axis.data
+    y_low, y_high = y_axis.ticks[0], y_axis.ticks[-1]
 
     def across(x: float) -> float:
-        return left + (x - x_low) / (x_high - x_low) * (right - left)
+        return left + x_axis.share(x, x_low, x_high) * (right - left)
 
     def down(y: float) -> float:
-        return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
+        return bottom - y_axis.share(y, y_low, y_high) * (bottom - top)
 
-    for tick, label in zip(y_ticks, tick_labels(y_ticks), strict=True):
+    for tick, label in zip(y_axis.ticks, y_axis.labels, strict=True):
         y = round(down(tick)) + 0.5
         kind = "base" if tick == y_low else "grid"
         parts.append(f'<line class="{kind}" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4:g}" text-anchor="end">{label}</text>')
-    x_ticks = nice_ticks(x_low, x_high, most=6 if large else 4)
-    for tick, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
+    for tick, label in zip(x_axis.ticks, x_axis.labels, strict=True):
         if x_low <= tick <= x_high:
             parts.append(
                 f'<text x="{across(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>'
             )
-    parts.append(f'<text x="{right}" y="{height - 3}" text-anchor="end">{_text(x_label)}</text>')
-    if len(lines) > 1:
+    parts.append(f'<text x="{right}" y="{height - 3}" text-anchor="end">{plain(x_label)}</text>')
+    if len(lines) > 1 and not numbered:
         parts.append(_legend(lines, left, height - 7))
+    ends = []
     for line, points in zip(lines, clean, strict=True):
-        parts.append(_curve([p and (across(p[0]), down(p[1])) for p in thinned(points)], line.style))
-    return "".join([*parts, "</svg>"])
+        placed = [p and (across(p[0]), down(p[1])) for p in thinned(points)]
+        curve = _curve(placed, line.css_class)
+        if isinstance(line.style, int):
+            curve = f"<g><title>{plain(line.label)}</title>{curve}</g>"
+            ends += [(*point, line) for point in [p for p in placed if p][-1:]]
+        parts.append(curve)
+    return "".join([*parts, *_names(ends, right, (top - 6, bottom + 6)), "</svg>"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Where the ticks of one direction are, and how values lie between two of it."""
+
+    ticks: Sequence[float]
+    """From at or below the data to at or above it."""
+    labels: Sequence[str]
+    data: tuple[float, float]
+    """The range of the data, widened where it is a point."""
+    logarithmic: bool
+
+    def share(self, value: float, low: float, high: float) -> float:
+        """0 at `low`, 1 at `high`."""
+        if self.logarithmic:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        return (value - low) / (high - low)
+
+
+def _axis(values: Sequence[float], base: int | None, most: int) -> _Axis:
+    """The axis of the values, all above zero where there is a base; at most `most` intervals, and a few."""
+    low, high = min(values), max(values)
+    if base is None:
+        ticks = nice_ticks(low, high, most)
+        return _Axis(ticks, tick_labels(ticks), _widened(low, high), logarithmic=False)
+    if low == high:
+        low, high = low / base, high * base
+    ticks = log_ticks(low, high, base, most + 2)
+    return _Axis(ticks, [log_label(tick) for tick in ticks], (low, high), logarithmic=True)
+
+
+def log_ticks(low: float, high: float, base: int, most: int = 8) -> list[float]:
+    """Powers of `base` at even distances, the first at or below `low` > 0, the last at or above `high`.
+
+    About `most` at most. Where fewer than three powers of ten lie between the two, twice and five times each
+    power are ticks too.
+    """
+    # The logarithms round: a power itself must not fall to the power beside it.
+    first = math.floor(math.log(low, base) + 1e-9)
+    last = max(first + 1, math.ceil(math.log(high, base) - 1e-9))
+    if base == 10 and last - first <= 3:
+        ticks = [float(f"{mantissa}e{power}") for power in range(first, last + 1) for mantissa in (1, 2, 5)]
+        start = next(k for k in reversed(range(len(ticks))) if ticks[k] <= low * (1 + 1e-9))
+        end = next(k for k in range(len(ticks)) if ticks[k] >= high * (1 - 1e-9))
+        return ticks[start : max(end, start + 1) + 1]
+    step = math.ceil((last - first) / most)
+    return [float(base) ** (first + k * step) for k in range(math.ceil((last - first) / step) + 1)]
+
+
+def log_label(tick: float) -> str:
+    """A tick in few letters, whatever the others: 0.01, 512, 1,024, 16.4k, 100k, 1M, 1e−9."""
+    scales = [(1e15, 1.0, ""), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, "")]
+    scale, suffix = next((scale, suffix) for start, scale, suffix in scales if tick >= start)
+    short = f"{tick:,.0f}" if 1e3 <= tick < 1e4 else f"{tick / scale:.3g}{suffix}"
+    return short.replace("e-0", "e-").replace("e+", "e").replace("-", "−")
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -231,16 +312,54 @@ def _legend(lines: Sequence[Line], x: float, y: float) -> str:
     """A stroke and a name for every line, side by side."""
     parts = []
     for line in lines:
-        parts.append(f'<path class="{line.style}" d="M{x:.1f} {y}h16"/>')
-        parts.append(f'<text x="{x + 22:.1f}" y="{y + 4}">{_text(line.label)}</text>')
+        parts.append(f'<path class="{line.css_class}" d="M{x:.1f} {y}h16"/>')
+        parts.append(f'<text x="{x + 22:.1f}" y="{y + 4}">{plain(line.label)}</text>')
         x += 22 + 7.5 * len(line.label) + 14  # 7.5: a generous mean width of a letter
     return "".join(parts)
 
 
-def _gapped(point: Point) -> tuple[float, float] | None:
+def _names(ends: Sequence[tuple[float, float, Line]], x: float, room: tuple[float, float]) -> Iterable[str]:
+    """Name the lines that end at the points given, in a column from `x` on: a thread, a stroke, and the name."""
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = spread([y for _, y, _ in ends], LABEL_GAP, *room)
+    for (from_x, from_y, line), y in zip(ends, heights, strict=True):
+        kind = line.css_class
+        yield f'<path class="thread {kind}" d="M{from_x:.1f} {from_y:.1f}H{x}L{x + 8} {y:.1f}"/>'
+        yield f'<path class="{kind}" d="M{x + 8} {y:.1f}h18"/>'
+        yield f'<text class="name" x="{x + 31}" y="{y + 4:.1f}">{plain(line.label)}</text>'
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending places, at least `gap` apart and between `low` and `high`, as near to the wanted as can be.
+
+    Least squares under an order is isotonic regression: neighbours too close become a block around the mean of
+    what they want (pool adjacent violators, Ayer et al. 1955). Where there is no room, the gap is smaller.
+
+    Args:
+        wanted: Ascending.
+        gap: The least distance.
+        low: The least place.
+        high: The greatest.
+    """
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    blocks: list[tuple[float, int]] = []  # sum and count of the wanted, each less its rank times the gap
+    for rank, place in enumerate(wanted):
+        total, count = place - rank * gap, 1
+        while blocks and blocks[-1][0] / blocks[-1][1] > total / count:
+            before = blocks.pop()
+            total, count = total + before[0], count + before[1]
+        blocks.append((total, count))
+    bases = [total / count for total, count in blocks for _ in range(count)]
+    end = high - (len(wanted) - 1) * gap
+    return [min(max(base, low), end) + rank * gap for rank, base in enumerate(bases)]
+
+
+def _gapped(point: Point, log_x: int | None, log_y: int | None) -> tuple[float, float] | None:
     """The point, or None where it cannot be drawn: beyond 1e100 the axes' arithmetic would overflow."""
     x, y = point
     if x is None or y is None or not (abs(x) < 1e100 and abs(y) < 1e100):
+        return None
+    if (log_x and x < 1e-100) or (log_y and y < 1e-100):
         return None
     return float(x), float(y)
 
@@ -252,7 +371,3 @@ def _widened(low: float, high: float) -> tuple[float, float]:
         return low, high
     spread = size if size > 1e-90 else 1.0
     return low - spread, high + spread
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

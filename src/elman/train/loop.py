@@ -11,7 +11,7 @@ from elman.config import OptimizerConfig
 from elman.data.batches import Batch
 from elman.errors import DivergedError
 from elman.models.base import detach
-from elman.models.recurrent import RecurrentLanguageModel
+from elman.models.neural import NeuralLanguageModel
 from elman.train.budget import Budget
 from elman.train.optimizer import learning_rate, set_learning_rate
 
@@ -51,7 +51,7 @@ class Observer(Protocol):
 
 
 def train(
-    model: RecurrentLanguageModel,
+    model: NeuralLanguageModel,
     loader: Loader,
     optimizer: torch.optim.Optimizer,
     config: OptimizerConfig,

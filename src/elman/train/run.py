@@ -8,33 +8,25 @@ runs/<name>/
     model/              the best model so far: all that `elman eval` and `elman generate` need
 """
 
-import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from elman.config import RunConfig
-from elman.data.batches import DocumentLoader, StreamLoader
+from elman.config import DataConfig, ModelConfig, RunConfig
 from elman.data.prepare import Prepared, prepare
-from elman.errors import InputError
 from elman.evaluate.score import Score, score_columns, score_store
 from elman.files import make_folder, write_atomically
-from elman.models.build import build, count_parameters, require_memory
-from elman.models.ngram import estimate
+from elman.models.build import count_parameters, require_memory
 from elman.settings import to_toml
 from elman.text_model import Sample, TextModel
-from elman.train.budget import Budget
 from elman.train.card import model_card
-from elman.train.interrupt import Interrupt
-from elman.train.loop import train
+from elman.train.fit import METRICS, Say, fit_counts, fit_network, make_loader
 from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes, set_up
-from elman.train.metrics import MetricsLog, Progress, TensorBoardLog, read_metrics, require_tensorboard
-from elman.train.optimizer import make_optimizer
+from elman.train.metrics import read_metrics, require_tensorboard
 from elman.train.report import Report, render_report
-from elman.train.watcher import Watcher
 
 SAMPLES = 3
 SAMPLE_TOKENS = 100
@@ -43,8 +35,6 @@ SAMPLE_TEMPERATURE = 0.8
 
 YARDSTICK_TOKENS = 20_000_000
 """The n-gram yardstick is left out of texts with more tokens: its counts would outgrow a laptop's patience."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +78,7 @@ def run_training(
     config: RunConfig,
     out: Path | None = None,
     *,
+    data: Prepared | None = None,
     command: str = "",
     say: Say = lambda line: None,
     quiet: bool = False,
@@ -96,7 +87,8 @@ def run_training(
 
     Args:
         config: Every setting.
-        out: The run folder, which must not exist; None takes the first free `runs/<corpus>-<cell>-<n>`.
+        out: The run folder, which must not exist; None takes the first free `runs/<corpus>-<model>-<n>`.
+        data: The text, where it is prepared already.
         command: What the user typed, for the report.
         say: Told, a line at a time, what was chosen and what happens.
         quiet: No progress line.
@@ -108,43 +100,30 @@ def run_training(
     set_up(config.training)
     if config.training.tensorboard:
         require_tensorboard()
+    network = config.model.family != "ngram"
     folder = _make_run_folder(out, config)
     try:
-        data = prepare(config.data, report=_reporter(say))
-        _say_what_was_prepared(say, data)
-        require_memory(config.model, data.tokenizer.vocab_size, memory_bytes())
-        loader = _make_loader(config, data)
+        if data is None:
+            data = prepare_aloud(config.data, say)
+        tokenizer = data.tokenizer
+        say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}")
+        if network:
+            parameters = require_memory(config.model, tokenizer.vocab_size, memory_bytes())
+            say(f"{parameters:,} parameters")
+            loader = make_loader(config, data)
+        else:
+            counted = fit_counts(config, data)
     except BaseException:
         folder.rmdir()  # nothing was written; let the same command be given again
         raise
-    model = build(config.model, data.tokenizer.vocab_size, data.tokenizer.pad_id).to(machine.device)
-    parameters = count_parameters(model)
-    say(
-        f"{config.model.cell} {config.model.num_layers} x {config.model.hidden_size}, {parameters:,} parameters"
-    )
-    say(f"on {machine.describe()}")
     write_atomically(folder / "config.toml", to_toml(config))
     environment = describe_environment(machine) | {"data": data.manifest}
     write_atomically(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-
-    text_model = TextModel(model, data.tokenizer, config.model)
-    optimizer = make_optimizer(model, config.optimizer)
-    with (
-        Interrupt(say) as interrupt,
-        Progress(quiet=quiet) as progress,
-        contextlib.ExitStack() as stack,
-    ):
-        sinks: list[MetricsLog | TensorBoardLog] = [stack.enter_context(MetricsLog(folder / "metrics.jsonl"))]
-        if config.training.tensorboard:
-            sinks.append(stack.enter_context(TensorBoardLog(folder / "tensorboard")))
-        budget = Budget(config.training, loader.steps_per_epoch)
-        watcher = Watcher(config, text_model, data.valid, budget, sinks, progress, folder, interrupt)
-        steps = train(
-            model.train(), loader, optimizer, config.optimizer, budget, watcher, machine.product_dtype
-        )
-        seconds = budget.seconds
-        watcher.validate(steps)
-    model.load_state_dict(watcher.best_weights)
+    if network:
+        fit = fit_network(config, data, loader, machine, folder, say=say, quiet=quiet)
+    else:
+        fit = counted
+    text_model = TextModel(fit.model, tokenizer, config.model)
     say("scoring the held-out text")
     valid = text_model.score_store(data.valid)
     samples = text_model.generate(
@@ -157,14 +136,14 @@ def run_training(
         run=folder,
         model=folder / "model",
         preset=config.preset,
-        steps=steps,
-        tokens=watcher.tokens,
-        seconds=seconds,
-        parameters=parameters,
+        steps=fit.steps,
+        tokens=fit.tokens,
+        seconds=fit.seconds,
+        parameters=count_parameters(fit.model),
         valid=valid,
-        yardstick=None if interrupt.asked else _score_yardstick(config, data, say),
+        yardstick=_score_yardstick(config, data, say) if network and not fit.interrupted else None,
         samples=samples,
-        interrupted=interrupt.asked,
+        interrupted=fit.interrupted,
     )
     text_model.save(result.model, model_card(config, data.manifest, result.as_dict(), command))
     write_atomically(folder / "report.html", _report(config, result, data, machine, command))
@@ -177,19 +156,13 @@ def _score_yardstick(config: RunConfig, data: Prepared, say: Say) -> Score | Non
     if order is None or not order <= len(data.train) <= YARDSTICK_TOKENS:
         return None
     say(f"counting {order}-grams of the same tokens, to compare")
-    counted = estimate(
-        (data.train.tokens, data.train.starts),
-        tokenizer.vocab_size,
-        order,
-        start_id=tokenizer.start_id,
-        excluded_ids=[tokenizer.pad_id],
-    )
-    return score_store(counted, data.valid, pad_id=tokenizer.pad_id, unknown_id=tokenizer.unknown_id)
+    counts = fit_counts(replace(config, model=ModelConfig(family="ngram", order=order)), data).model
+    return score_store(counts, data.valid, pad_id=tokenizer.pad_id, unknown_id=tokenizer.unknown_id)
 
 
 def score_rows(config: RunConfig, result: RunResult) -> dict[str, dict[str, str]]:
     """The table of a run: the model, and the yardstick beside it."""
-    rows: dict[str, dict[str, str]] = {config.model.cell: score_columns(result.valid)}
+    rows: dict[str, dict[str, str]] = {config.model.name: score_columns(result.valid)}
     if result.yardstick is not None:
         rows[f"{config.training.yardstick_order}-gram"] = score_columns(result.yardstick)
     return rows
@@ -199,42 +172,30 @@ def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
     if out is not None:
         make_folder(out)
         return out
-    corpus = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(config.data.corpus).stem) or "stdin"
     number = 1
     while True:
-        folder = Path("runs") / f"{corpus.strip('-') or 'stdin'}-{config.model.cell}-{number}"
+        folder = Path("runs") / f"{short_name(config.data.corpus)}-{config.model.name}-{number}"
         if not folder.exists():
             make_folder(folder)
             return folder
         number += 1
 
 
-def _make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLoader:
-    training, pad_id = config.training, data.tokenizer.pad_id
-    if training.batches == "documents":
-        return DocumentLoader(
-            data.train,
-            training.batch_size,
-            training.max_length,
-            pad_id=pad_id,
-            seed=training.seed,
-            shuffle=training.shuffle,
-            workers=training.workers,
-        )
-    if len(data.train) < 2 * training.batch_size:
-        raise InputError(
-            f"{config.data.corpus}: {len(data.train)} training tokens are too few for {training.batch_size} streams;"
-            f" give more text, or --batch-size {max(1, len(data.train) // 2)} at most"
-        )
-    return StreamLoader(
-        data.train,
-        training.batch_size,
-        training.bptt,
-        pad_id=pad_id,
-        seed=training.seed,
-        shuffle=training.shuffle,
-        fresh_start=training.fresh_start,
-    )
+def short_name(corpus: str) -> str:
+    """Of a corpus, fit for a folder: the end of its path without what a file system may not like."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(corpus).stem)
+    return safe.strip("-") or "stdin"
+
+
+def prepare_aloud(config: DataConfig, say: Say) -> Prepared:
+    """The text as tokens; `say` is told what is done, and what there is to know of the text.
+
+    Raises:
+        ElmanError: As for `data.prepare.prepare`.
+    """
+    data = prepare(config, report=_reporter(say))
+    _say_what_was_prepared(say, data)
+    return data
 
 
 def _reporter(say: Say) -> Callable[[str, float], None]:
@@ -271,7 +232,7 @@ def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machi
     summary = {
         "Preset": config.preset,
         "Corpus": config.data.corpus,
-        "Model": f"{config.model.cell}, {config.model.num_layers} x {config.model.hidden_size}",
+        "Model": f"{config.model.name}, {config.model.shape}",
         "Parameters": f"{result.parameters:,}",
         "Vocabulary": f"{data.tokenizer.vocab_size:,}",
         "Steps": f"{result.steps:,}",
@@ -285,7 +246,7 @@ def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machi
             title=result.run.name,
             summary=summary,
             scores=score_rows(config, result),
-            metrics=read_metrics(result.run / "metrics.jsonl"),
+            metrics=read_metrics(result.run / METRICS) if result.steps else [],
             samples=[("", sample.text) for sample in result.samples],
             settings=to_toml(config),
             command=command,

@@ -9,6 +9,7 @@ import torch
 
 from elman.config import RunConfig
 from elman.data.store import TokenStore
+from elman.models.neural import NeuralLanguageModel
 from elman.text_model import TextModel
 from elman.train.budget import Budget
 from elman.train.interrupt import Interrupt
@@ -24,6 +25,7 @@ class Watcher:
     """Sees every step: records it, shows it, validates now and then, keeps the best weights."""
 
     config: RunConfig
+    model: NeuralLanguageModel
     text_model: TextModel
     valid: TokenStore
     budget: Budget
@@ -58,9 +60,9 @@ class Watcher:
     def validate(self, step: int) -> None:
         """Score held-out text; keep the weights, and the model on disk, if they are the best so far."""
         with self.budget.paused():
-            model = self.text_model.model
+            self.model.eval()
             score = self.text_model.score_store(self._some)
-            model.train()
+            self.model.train()
             self._bits_per_byte = score.bits_per_byte
             self._write(
                 step=step,
@@ -71,7 +73,7 @@ class Watcher:
             )
             if score.nats < self.best or not self.best_weights:
                 self.best = score.nats
-                self.best_weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
+                self.best_weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
                 card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
                 self.text_model.save(self.folder / "model", card)
 
