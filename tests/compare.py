@@ -11,13 +11,17 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 def assert_equal_to(found: Any, expected: Any, tolerance: float | None = None, what: str = "") -> None:
-    """Tensors, or nested sequences of them, agree to within the tolerance of their dtype, or `tolerance`."""
+    """Tensors, or nested sequences of them, agree to within the tolerance of their dtype, or `tolerance`.
+
+    Those that are not of numbers with a fraction agree exactly.
+    """
     if not isinstance(expected, Tensor):
         assert len(found) == len(expected)
         for index, pair in enumerate(zip(found, expected, strict=True)):
             assert_equal_to(*pair, tolerance, f"{what}[{index}]")
         return
-    bound = TOLERANCE[expected.dtype] if tolerance is None else tolerance
+    bound = TOLERANCE.get(expected.dtype, 0.0) if tolerance is None else tolerance
+    bound = bound if expected.is_floating_point() else 0.0
     torch.testing.assert_close(found, expected, rtol=bound, atol=bound, msg=lambda text: f"{what}: {text}")
 
 

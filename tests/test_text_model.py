@@ -27,7 +27,7 @@ def make(tokenizer: Tokenizer, **shape) -> TextModel:
         model.head.bias.normal_(std=0.5)
         if tokenizer.unknown_id is not None:
             model.head.bias[tokenizer.unknown_id] = -50.0  # its text is that of five characters
-    return TextModel(model, tokenizer, config)
+    return TextModel(model.eval(), tokenizer, config)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from elman.api import compare as compare
     from elman.api import evaluate as evaluate
     from elman.api import train as train
     from elman.errors import ElmanError as ElmanError
@@ -30,6 +31,7 @@ _HOMES = {
     "Sample": "elman.text_model",
     "Score": "elman.evaluate.score",
     "TextModel": "elman.text_model",
+    "compare": "elman.api",
     "evaluate": "elman.api",
     "load": "elman.text_model",
     "train": "elman.api",
@@ -51,7 +53,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """This package. The import system would bind the rooms `train` and `evaluate` over the functions."""
+    """This package. The import system would bind rooms of the same name over the functions."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -17,16 +17,18 @@ from elman.cli.arguments import options_in
 from elman.cli.render import visible
 from tests.cli.conftest import Outcome
 
-VERBS = ["train", "eval", "generate", "doctor", "settings", "data"]
+VERBS = ["train", "eval", "compare", "generate", "doctor", "arpa", "settings", "data"]
 DATA_VERBS = ["prepare", "inspect", "tokenizer", "duplicates"]
 ALL_VERBS = [[verb] for verb in VERBS] + [["data", verb] for verb in DATA_VERBS]
 
 FLAGS = {
     "train": """
-        --preset --cell --hidden-size --embedding-dim --num-layers --learning-rate --batch-size --bptt
+        --preset --model --cell --order --hidden-size --embedding-dim --num-layers --learning-rate --batch-size --bptt
         --max-steps --max-time --epochs --seed --documents --valid --tokenizer --vocab-size --out --config
         --encoding-errors --device --precision --json --quiet""",
-    "eval": "--documents --batch-size --state --text-field --encoding-errors --force-binary --json",
+    "eval": """
+        --documents --batch-size --state --text-field --encoding-errors --force-binary --mix --valid --out
+        --json""",
     "generate": """
         --max-tokens --temperature --top-k --top-p --min-p --repetition-penalty --stop --seed --samples
         --json""",
@@ -68,7 +70,9 @@ def test_the_promised_flags_are_there(elman, verb):
         assert flag in shown
 
 
-@pytest.mark.parametrize("verb", [verb for verb in ALL_VERBS if verb != ["data"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb", [verb for verb in ALL_VERBS if verb not in (["data"], ["arpa"])], ids=" ".join
+)
 def test_every_verb_speaks_json(elman, verb):
     assert re.search(r"--json +Print one JSON document \(elman\.[a-z]+/1\)", elman(*verb, "--help").out)
 
@@ -86,7 +90,7 @@ def test_an_unknown_verb_is_named_with_the_nearest(elman):
         ("genrate", "generate"),
         ("setting", "settings"),
     ):
-        line = elman(wrong, "novel.txt", "--json").refuses(2, f'"{wrong}"', "train, eval, generate")
+        line = elman(wrong, "novel.txt", "--json").refuses(2, f'"{wrong}"', "train, eval, compare, generate")
         assert wrong == "evaluate" or f'Did you mean "{right}"?' in line
     elman("--verson").refuses(2, "did you mean --version?")
 

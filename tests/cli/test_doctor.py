@@ -10,7 +10,7 @@ from elman.evaluate.doctor import Check
 from elman.text_model import load
 
 ENVIRONMENT = ["arithmetic", "threads", "cache"]
-FOLDER = ["save and load", "padding row", "framing tokens"]
+FOLDER = ["save and load", "framing tokens", "padding row"]
 
 
 def test_json_is_one_document_with_what_is_promised(elman, desk):

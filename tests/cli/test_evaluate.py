@@ -203,7 +203,7 @@ DAMAGE = {
     "half the tokenizer": (keep("tokenizer.json", 40), ["tokenizer.json: not a tokenizer.json"]),
     "other vocabulary": (other_vocabulary, ["tokenizer.json (vocabulary 260)", "vocabulary 259"]),
     "not a number": (not_a_number, ["not finite"]),
-    "absurd width": (model_settings(hidden_size=10**8), ["weight_ih is (64, 8)", "(400000000, 8)"]),
+    "absurd width": (model_settings(hidden_size=10**8), ["to_embedding.weight is (8, 16)", "(8, 100000000)"]),
     "one more layer": (model_settings(num_layers=2), ["does not fit config.json"]),
     "absurd depth": (model_settings(num_layers=1e9), ["num_layers (1000000000)"]),
     "width in words": (model_settings(hidden_size="wide"), ["hidden_size: 'wide' is a string"]),

@@ -43,13 +43,24 @@ def same(left: list[Batch], right: list[Batch]) -> bool:
 def assert_well_formed(batch: Batch) -> None:
     """What holds for every batch of either kind."""
     assert {part.shape for part in batch} == {batch.inputs.shape}
-    assert [part.dtype for part in batch] == [torch.int64, torch.int64, torch.bool, torch.bool, torch.int64]
+    dtypes = {"reset": torch.bool, "counted": torch.bool}
+    assert all(
+        part.dtype == dtypes.get(name, torch.int64) for name, part in zip(batch._fields, batch, strict=True)
+    )
     assert (batch.inputs[~batch.counted] == PAD).all()
     assert (batch.targets[~batch.counted] == PAD).all()
     assert (batch.targets[batch.counted] != PAD).all()
     assert (batch.targets != START).all()
     assert (batch.inputs != END).all()  # an end token is a target, never a context
     assert (batch.counted.int().diff(dim=1) <= 0).all()  # padding stands at the end
+
+
+def assert_places_are_right(batch: Batch, store: TokenStore) -> None:
+    """A place is where in the store its target is, and so it lies in the document of the target."""
+    places, documents = batch.places[batch.counted].numpy(), batch.documents[batch.counted].numpy()
+    assert batch.targets[batch.counted].tolist() == store.tokens[places].tolist()
+    assert (store.starts[documents] <= places).all()
+    assert (places < store.starts[documents + 1]).all()
 
 
 # ---- streams --------------------------------------------------------------------------------------------
@@ -64,7 +75,10 @@ def test_streams_hold_every_target_once_after_its_context(store, batch_size, bpt
     batches = take(loader, loader.steps_per_epoch)
     for batch in batches:
         assert_well_formed(batch)
+        assert_places_are_right(batch, store)
         assert batch.inputs.shape[0] == batch_size
+    places = torch.cat([batch.places[batch.counted] for batch in batches])
+    assert sorted(places.tolist()) == list(range(len(store)))
     assert [batch.inputs.shape[1] for batch in batches[:-1]] == [bptt] * (len(batches) - 1)
     assert batches[-1].counted.any()
     whole = Batch(*(torch.cat(parts, dim=1) for parts in zip(*batches, strict=True)))
@@ -135,6 +149,7 @@ def test_a_window_may_begin_and_end_anywhere(store, order, width, data):
     end = data.draw(st.integers(begin, len(layout)))
     batch = window(store, np.array(documents), offsets, np.array([begin]), np.array([end]), width, PAD)
     assert_well_formed(batch)
+    assert_places_are_right(batch, store)
     (targets,), (counted,) = batch.targets.tolist(), batch.counted.tolist()
     assert [target for target, counts in zip(targets, counted, strict=True) if counts] == layout[begin:end][
         :width

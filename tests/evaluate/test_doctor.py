@@ -1,14 +1,18 @@
 """The doctor passes every model of ours, and for each axiom finds a model that breaks it."""
 
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from tests.contract.families import FAMILIES, OTHERS, make_language_model
 from torch import Tensor
 
 from elman.config import ModelConfig
 from elman.evaluate.doctor import Check, check_model
 from elman.models.build import CELLS, build
+from elman.models.contexts import ContextState, initial_contexts, read_contexts
 
 VOCABULARY = 11
 AXIOMS = {
@@ -62,6 +66,42 @@ class Unnormalised(Sound):
         log_probs, after = super().log_probs(tokens, state, reset)
         seen = log_probs > -math.log(VOCABULARY)
         return torch.where(seen, log_probs, self.table[0, 0].expand_as(log_probs)), after
+
+
+class BacksOffByFrequency(Sound):
+    """The count model of textbooks: the relative frequency in the longest context in which the token was seen.
+
+        P(w | u) = count(u w) / count(u)  if it is above zero, else P(w | u'),  and at last (count(w) + 1) / (N + V)
+
+    Each of these is a share of something, but of different wholes: over all w they sum to more than one.
+    """
+
+    ORDER = 3
+
+    def __init__(self) -> None:
+        text = np.random.default_rng(0).choice(VOCABULARY, 400, p=np.arange(1, 12) / 66).tolist()
+        self.counts = Counter(
+            tuple(text[i : i + n]) for n in range(1, self.ORDER + 1) for i in range(len(text) - n + 1)
+        )
+        self.total = len(text)
+
+    def initial_state(self, batch_size: int) -> ContextState:
+        return initial_contexts(batch_size, self.ORDER - 1)
+
+    def probability(self, word: int, context: tuple[int, ...]) -> float:
+        for start in range(len(context)):
+            suffix = context[start:]
+            if seen := self.counts[(*suffix, word)]:
+                return seen / self.counts[suffix]
+        return (self.counts[(word,)] + 1) / (self.total + VOCABULARY)
+
+    def log_probs(self, tokens, state, reset=None):
+        contexts, after = read_contexts(tokens, state, reset)
+        rows = [
+            [self.probability(word, tuple(c for c in context if c >= 0)) for word in range(VOCABULARY)]
+            for context in contexts.flatten(0, 1).tolist()
+        ]
+        return torch.tensor(rows).log().unflatten(0, tokens.shape), after
 
 
 class ScoresOtherwise(Sound):
@@ -187,6 +227,18 @@ def test_our_models_pass(cell, tied, seed):
     assert all(check.detail for check in checks)
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+def test_every_family_passes(name):
+    torch.manual_seed(0)
+    model = make_language_model(name, torch.float32)
+    assert not [check for check in check_model(model) if not check.passed]
+
+
+def test_how_far_from_one_the_sums_are_is_said():
+    (check,) = [check for check in check_model(BacksOffByFrequency()) if check.name == "sums to one"]
+    assert check.value > 0.1
+
+
 def test_a_sound_model_that_is_none_of_ours_passes():
     assert failures(Sound()) == set()
 
@@ -211,6 +263,7 @@ def test_a_model_that_still_drops_out_fails():
     ("fake", "broken"),
     [
         (Unnormalised, {"sums to one"}),
+        (BacksOffByFrequency, {"sums to one"}),
         (ScoresOtherwise, {"score"}),
         (SeesTheFuture, {"causality", "cutting", "step by step", "reset", "padding"}),
         (StartsAnewAtEveryCall, {"cutting", "step by step"}),

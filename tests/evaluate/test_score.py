@@ -15,7 +15,7 @@ from elman import chapter
 from elman.config import ModelConfig
 from elman.data.store import TokenStore, store_from_ids
 from elman.evaluate import score as scoring
-from elman.evaluate.score import Score, document_nats, score_store
+from elman.evaluate.score import Score, document_nats, score_store, token_nats
 from elman.models.build import build
 from elman.models.convert import to_chapter
 from elman.models.recurrent import RecurrentLanguageModel
@@ -118,6 +118,33 @@ def test_the_window_changes_nothing(lstm, state, width, documents, batch_size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "WINDOW", width)
         assert document_nats(lstm, store, **arguments).tolist() == pytest.approx(whole.tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize("state", ["reset", "carry"])
+@settings(max_examples=20)
+@given(documents=DOCUMENTS, batch_size=st.integers(1, 10))
+def test_the_nats_of_tokens_are_those_of_their_documents(lstm, state, documents, batch_size):
+    store = store_of(documents)
+    arguments = {"pad_id": PAD, "batch_size": batch_size, "state": state}
+    tokens = token_nats(lstm, store, **arguments)
+    assert (tokens.shape, tokens.dtype) == ((len(store),), np.float64)
+    sums = np.add.reduceat(tokens, store.starts[:-1])  # no document is empty: each has its end token
+    assert sums.tolist() == pytest.approx(document_nats(lstm, store, **arguments).tolist(), rel=1e-9)
+
+
+@settings(max_examples=20)
+@given(documents=DOCUMENTS, batch_size=st.integers(1, 10), width=st.integers(1, 6))
+def test_the_nats_of_tokens_come_in_the_order_of_the_store(lstm, documents, batch_size, width):
+    store = store_of(documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "WINDOW", width)
+        found = token_nats(lstm, store, pad_id=PAD, batch_size=batch_size)
+    expected = []
+    for document in range(store.documents):
+        targets = torch.from_numpy(store.document(document).astype(np.int64))[None]
+        inputs = torch.cat([torch.tensor([[START]]), targets[:, :-1]], dim=1)
+        expected += lstm.score(inputs, targets, lstm.initial_state(1))[0][0].tolist()
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_call_is_wider_than_the_window_or_higher_than_the_batch(monkeypatch):

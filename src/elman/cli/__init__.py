@@ -16,6 +16,8 @@ from cyclopts import App, CycloptsError
 
 from elman import __version__
 from elman.cli.arguments import DEFAULTS, explain, refuse_unknown_options, require_utf8
+from elman.cli.arpa import arpa_command
+from elman.cli.compare import compare_command
 from elman.cli.data import data_app
 from elman.cli.doctor import doctor_command
 from elman.cli.evaluate import evaluate_command
@@ -27,13 +29,14 @@ from elman.errors import ElmanError, ResourceError
 from elman.files import disk_is_full
 
 HELP = """\
-Recurrent neural network language models: train, evaluate, generate.
+Recurrent neural network language models: train, evaluate, compare, generate.
 
 For example:
 
     elman train                       learn from the Python documentation, 90 s
     elman train novel.txt             learn from a text of yours
     elman eval runs/NAME text.txt     how well a model predicts a text
+    elman compare                     ten kinds of model at an equal budget
     elman generate runs/NAME "The"    continue a prompt
     elman doctor runs/NAME            check that its probabilities are sound
 
@@ -42,9 +45,11 @@ Every command takes --help, and --debug, which shows where an error came from.
 
 VERBS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("train", train_command, "[CORPUS]"),
-    ("eval", evaluate_command, "MODEL [TEXT]"),
+    ("eval", evaluate_command, "MODEL [MODEL ...] [TEXT]"),
+    ("compare", compare_command, "[CORPUS]"),
     ("generate", generate_command, "MODEL [PROMPT]"),
     ("doctor", doctor_command, "[MODEL]"),
+    ("arpa", arpa_command, "SOURCE TARGET"),
     ("settings", settings_command, "[PRESET]"),
 )
 """Name, function, and what it takes; `data` has verbs of its own."""
