@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.config import PRESETS, SECTIONS, RunConfig, TrainingConfig
+from elman.config import PRESETS, RECIPES, SECTIONS, CellName, RunConfig, TrainingConfig
 from elman.errors import ConfigError
-from elman.settings import from_toml, parse_duration, resolve, to_dict, to_toml
+from elman.settings import (
+    from_toml,
+    parse_count,
+    parse_duration,
+    resolve,
+    setting_sections,
+    to_dict,
+    to_toml,
+)
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +351,46 @@ def test_no_bytes_are_an_unexpected_error(scratch, content):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     with pytest.raises(ConfigError, match="cannot read the settings"):
         resolve(toml=tmp_path / name)
+
+
+# ---- recipes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_for_the_default_preset_and_gives_way_to_what_is_given(name):
+    asked = {"cell": name} if name in typing.get_args(CellName) else {"family": name}
+    model = resolve(overrides=asked).model
+    assert model.name == name
+    for field, value in RECIPES[name].items():
+        section = setting_sections()[field]
+        assert getattr(getattr(resolve(overrides=asked), section), field) == value
+        chapter = resolve("chapter", overrides=asked)
+        assert getattr(getattr(chapter, section), field) == getattr(
+            getattr(PRESETS["chapter"], section), field
+        )
+    assert resolve(overrides=asked | {"num_layers": 7}).model.num_layers == 7
+
+
+@pytest.mark.parametrize("family", ["transformer", "window", "ngram"])
+def test_a_cell_is_for_a_recurrent_model(family, scratch):
+    for both in ({"cell": "gru", "family": family}, {"model.cell": "gru", "model.family": family}):
+        with pytest.raises(ConfigError, match=f"command line: cell 'gru' .* not '{family}'; leave one out"):
+            resolve(overrides=both)
+    # The last word decides: a file of another model gives way to a cell that is asked for.
+    scratch.write_text(to_toml(resolve(overrides={"family": family})), encoding="utf-8")
+    assert resolve(toml=scratch).model.name == family
+    assert resolve(toml=scratch, overrides={"cell": "gru"}).model.name == "gru"
+    assert resolve(environment={"ELMAN_CELL": "gru"}, overrides={"family": family}).model.name == family
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("7", 7), (7, 7), ("500k", 500_000), ("2M", 2_000_000), (" 1.5M ", 1_500_000)]
+)
+def test_a_count_may_be_short(text, count):
+    assert parse_count("params", text) == count
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "0.0001k", "-3", "1e3", "2G", "two", "nan"])
+def test_what_is_no_count(text):
+    with pytest.raises(ConfigError, match="params: .* is not a whole number; write 500000, 500k or 2M"):
+        parse_count("params", text)

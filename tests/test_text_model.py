@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from elman.config import DataConfig, ModelConfig
 from elman.data.prepare import prepare_text
+from elman.data.store import store_from_ids
 from elman.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from elman.errors import ConfigError, ElmanError, ModelError, TokenizerError
+from elman.errors import ConfigError, ElmanError, InputError, ModelError, TokenizerError
 from elman.evaluate.score import score_store
 from elman.models.build import build
-from elman.text_model import Sample, TextModel, load
+from elman.text_model import MixedTextModel, Sample, TextModel, load
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
 
@@ -335,3 +336,28 @@ def test_settings_of_the_data_are_passed_on(letters, tmp_path):
     assert letters.score(path, text_field="body").characters == 2
     with pytest.raises(ElmanError, match="text"):
         letters.score(path)
+
+
+# ---- mixtures -------------------------------------------------------------------------------------------
+
+
+def test_a_mixture_comes_back_from_its_folder(letters, tmp_path):
+    parts = [letters, make(letters.tokenizer, cell="elman", hidden_size=9)]
+    mixture = MixedTextModel(parts, [0.25, 0.75])
+    mixture.save(tmp_path / "mixed", "# A card\n")
+    assert (tmp_path / "mixed" / "README.md").read_text() == "# A card\n"
+    other = load(tmp_path / "mixed")
+    assert isinstance(other, MixedTextModel)
+    assert other.weights == (0.25, 0.75)
+    tokens = torch.randint(letters.tokenizer.vocab_size, (3, 9))
+    before, after = (m.model.log_probs(tokens, m.model.initial_state(3))[0] for m in (mixture, other))
+    assert torch.equal(before, after)
+    assert other.generate(seed=3, max_tokens=20) == mixture.generate(seed=3, max_tokens=20)
+
+
+def test_models_of_different_tokenizers_do_not_mix(letters, octets):
+    store = store_from_ids([[3]], start_id=letters.tokenizer.start_id, end_id=letters.tokenizer.end_id)
+    with pytest.raises(InputError, match="one tokenizer"):
+        MixedTextModel([letters, octets], [0.5, 0.5])
+    with pytest.raises(InputError, match="one tokenizer"):
+        MixedTextModel.fit([letters, octets], store)

@@ -119,3 +119,18 @@ def test_what_is_left_unfinished_cannot_be_opened(tmp_path):
         raise RuntimeError
     with pytest.raises(FileNotFoundError):
         open_store(tmp_path, "text", UINT32, START)
+
+
+@given(
+    documents=st.lists(st.lists(st.integers(8, 99), max_size=5), min_size=1, max_size=6),
+    chosen=st.data(),
+)
+def test_a_selection_is_whole_documents_in_the_order_given(documents, chosen):
+    store = store_from_ids(documents, start_id=START, end_id=END)
+    numbers = chosen.draw(st.lists(st.integers(0, len(documents) - 1), min_size=1, max_size=8))
+    found = store.select(numbers)
+    wanted = store_from_ids([documents[number] for number in numbers], start_id=START, end_id=END)
+    assert found.start_id == START
+    assert found.documents == len(numbers)
+    for name in ("tokens", "starts", "characters", "bytes", "words", "hashes"):
+        assert getattr(found, name).tolist() == getattr(wanted, name).tolist(), name
