@@ -1,6 +1,6 @@
 """The Brown corpus as Bengio et al. (2003) cut it: what counting, a recurrent network and their mixture reach.
 
-    python benchmarks/brown.py brown.txt work/ [--epochs 8] [--seed 0]
+    python benchmarks/brown.py brown.txt work/ [--seed 0]
 
 The first 800,000 words are for training, the next 200,000 for validation, the rest is for the test; words seen
 three times or fewer in the corpus are one class. A document is a text of the corpus (blank lines divide them), a
@@ -27,7 +27,20 @@ PARTS = {"train": 800_000, "valid": 200_000, "test": None}
 RARE = 3
 """Words seen so often or less are one class."""
 
-ORDER = 5
+NETWORK = {
+    "embedding_dim": 256,
+    "batch_size": 32,
+    "bptt": 32,
+    "learning_rate": 4e-3,
+    "yardstick_order": "none",
+}
+
+MODELS: dict[str, dict[str, object]] = {
+    "counts": {"family": "ngram", "order": 5},
+    "window": NETWORK | {"family": "window", "order": 5, "hidden_size": 256, "dropout": 0.2, "epochs": 2},
+    "lstm": NETWORK | {"cell": "lstm", "hidden_size": 512, "dropout": 0.4, "epochs": 6},
+}
+"""Interpolated Kneser-Ney, the model of their paper, and a recurrent one."""
 
 
 def cut(text: str) -> dict[str, str]:
@@ -83,7 +96,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     work: Path = arguments.work
@@ -91,31 +103,16 @@ def main() -> None:
     if not (work / "tokenizer.json").exists():
         write_parts(arguments.corpus, work)
 
-    counts = train(work, "counts", family="ngram", order=ORDER)
-    network = train(
-        work,
-        "lstm",
-        cell="lstm",
-        embedding_dim=256,
-        hidden_size=512,
-        dropout=0.4,
-        batch_size=32,
-        bptt=32,
-        learning_rate=4e-3,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        yardstick_order="none",
-    )
+    models = {name: train(work, name, seed=arguments.seed, **settings) for name, settings in MODELS.items()}
     stores = {
         name: prepare_text(
-            DataConfig(corpus=str(work / f"{name}.txt"), documents="paragraph"), counts.tokenizer
+            DataConfig(corpus=str(work / f"{name}.txt"), documents="paragraph"), models["counts"].tokenizer
         )
         for name in ("valid", "test")
     }
-    mixture = MixedTextModel.fit([counts, network], stores["valid"])
+    models["mixture"] = mixture = MixedTextModel.fit(list(models.values()), stores["valid"])
     print("| model | validation | test |\n|---|---|---|")
-    rows = {f"Kneser-Ney, order {ORDER}": counts, "LSTM": network, "mixture": mixture}
-    for name, model in rows.items():
+    for name, model in models.items():
         valid, test = (model.score_store(stores[part]).word_perplexity for part in ("valid", "test"))
         print(f"| {name} | {valid:.1f} | {test:.1f} |")
     print("weights: " + ", ".join(f"{weight:.2f}" for weight in mixture.weights))
