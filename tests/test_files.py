@@ -6,7 +6,7 @@ import os
 import pytest
 
 from elman.errors import InputError, ResourceError
-from elman.files import make_folder, write_atomically
+from elman.files import make_folder, new_folder, replacing, write_atomically
 
 
 @pytest.mark.parametrize("payload", ["text, é\n", b"\x00\xff"])
@@ -17,7 +17,7 @@ def test_what_is_written_is_there_and_nothing_beside_it(tmp_path, payload):
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("step", ["open", "replace"])
 @pytest.mark.parametrize(
     ("number", "error", "message"),
     [
@@ -40,6 +40,17 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, step, number
     assert str(path) in str(caught.value)
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_fails_while_it_is_written_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    for error, raised in ((OSError(errno.ENOSPC, "full"), ResourceError), (KeyError("mine"), KeyError)):
+        with pytest.raises(raised), replacing(path) as file:
+            file.write(b"new")
+            raise error
+        assert path.read_text() == "old"
+        assert [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("folder", ["missing", "a-file"])
@@ -66,3 +77,17 @@ def test_a_folder_inside_a_file_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot make this folder: Not a directory; give another --out"):
         make_folder(tmp_path / "file" / "run")
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path):
+    for error in (OSError(errno.ENOSPC, "full"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), new_folder(tmp_path / "made") as folder:
+            (folder / "part").write_text("half")
+            raise error
+        assert not list(tmp_path.iterdir())
+    with new_folder(tmp_path / "made") as folder:
+        (folder / "part").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made" / "part").read_text() == "whole"
+    with pytest.raises(InputError, match="exists already"), new_folder(tmp_path / "made"):
+        pass

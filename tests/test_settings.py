@@ -371,6 +371,11 @@ def test_a_recipe_is_for_the_default_preset_and_gives_way_to_what_is_given(name)
     assert resolve(overrides=asked | {"num_layers": 7}).model.num_layers == 7
 
 
+def test_a_cell_that_is_asked_for_as_a_model_is_told():
+    with pytest.raises(ConfigError, match="'lstm' is a cell, not a model: give --cell lstm"):
+        resolve(overrides={"family": "lstm"})
+
+
 @pytest.mark.parametrize("family", ["transformer", "window", "ngram"])
 def test_a_cell_is_for_a_recurrent_model(family, scratch):
     for both in ({"cell": "gru", "family": family}, {"model.cell": "gru", "model.family": family}):

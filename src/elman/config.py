@@ -141,13 +141,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("embedding_dim", "hidden_size", "context"):
+        for name in ("embedding_dim", "hidden_size"):
             require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
+        require_integer("context", self.context, at_least=1, at_most=65_536)
         for name in ("num_layers", "num_heads"):
             require_integer(name, getattr(self, name), at_least=1, at_most=256)
-        require_integer("order", self.order, at_least=1, at_most=6 if self.family == "ngram" else 1_000)
+        require_integer("order", self.order, at_least=1, at_most=6 if self.family == "ngram" else 64)
         for name in ("dropout", "embedding_dropout", "weight_dropout"):
             require_number(name, getattr(self, name), at_least=0, below=1)
+        if self.weight_dropout and self.family != "recurrent":
+            raise ConfigError(
+                f"weight_dropout ({self.weight_dropout}) is for recurrent models, not {self.family}"
+            )
         if self.family == "window" and self.order == 1:
             raise ConfigError("order (1) leaves a window without context: give 2 or more, or model ngram")
         if self.prune and not re.fullmatch(r"\d+(,\d+)*", self.prune):
@@ -319,8 +324,8 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 RECIPES: dict[str, dict[str, object]] = {
-    "mingru": {"block": "residual", "num_layers": 2},
-    "minlstm": {"block": "residual", "num_layers": 2},
+    "mingru": {"block": "residual", "num_layers": 2, "learning_rate": 5e-3},
+    "minlstm": {"block": "residual", "num_layers": 2, "learning_rate": 5e-3},
     "slstm": {"block": "xlstm"},
     "mlstm": {"block": "xlstm", "num_layers": 2},
     "transformer": {

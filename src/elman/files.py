@@ -3,7 +3,10 @@
 import contextlib
 import errno
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from elman.errors import InputError, ResourceError
 
@@ -13,8 +16,9 @@ def disk_is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_atomically(path: Path, payload: bytes | str) -> None:
-    """Replace `path`; a reader sees the old file or the new one, never half of it.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` when all went well; a reader never sees half of it.
 
     Raises:
         ResourceError: The disk is full.
@@ -22,14 +26,40 @@ def write_atomically(path: Path, payload: bytes | str) -> None:
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(payload.encode() if isinstance(payload, str) else payload)
+        with scratch.open("wb") as file:
+            yield file
         os.replace(scratch, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder may be what is missing
-            scratch.unlink()
         if disk_is_full(error):
             raise ResourceError(f"{path}: the disk is full; free some space and run it again") from error
         raise InputError(f"{path}: cannot write: {error.strerror}; choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):  # it has moved, or the folder may be what is missing
+            scratch.unlink()
+
+
+def write_atomically(path: Path, payload: bytes | str) -> None:
+    """Replace `path` as a whole. Raises what `replacing` raises."""
+    with replacing(path) as file:
+        file.write(payload.encode() if isinstance(payload, str) else payload)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `path` when all went well; if not, nothing is left of it.
+
+    Raises:
+        InputError: `path` exists, or cannot be made.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists already; give another name, or remove it")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    make_folder(scratch)
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from elman.config import BUDGETS, PRESETS, RECIPES, SECTIONS, ModelConfig, RunConfig, suggestion
+from elman.config import BUDGETS, PRESETS, RECIPES, SECTIONS, CellName, ModelConfig, RunConfig, suggestion
 from elman.errors import ConfigError
 
 
@@ -89,6 +89,10 @@ def _with_family(layer: Mapping[str, object], where: str) -> Mapping[str, object
             names every setting.
     """
     given = {_find(name, where)[1]: value for name, value in layer.items()}
+    if given.get("family") in typing.get_args(CellName):
+        raise ConfigError(
+            f"{where}: {given['family']!r} is a cell, not a model: give --cell {given['family']}"
+        )
     if "cell" not in given:
         return layer
     family = given.get("family", "recurrent")

@@ -261,7 +261,12 @@ def _load_mixture(folder: Path, weights: object, device: str) -> MixedTextModel:
     if not sound or not isinstance(weights, list):
         raise ModelError(f"{folder / 'config.json'}: weights {weights!r} are not positive numbers of sum one")
     parts = [load(folder / PARTS / str(number), device=device) for number in range(1, len(weights) + 1)]
-    return MixedTextModel(parts, weights)
+    try:
+        return MixedTextModel(parts, weights)
+    except InputError:
+        raise ModelError(
+            f"{folder}: its parts have different tokenizers; restore the original folder"
+        ) from None
 
 
 def _load_tokenizer(folder: Path, settings: dict[str, Any]) -> Tokenizer:

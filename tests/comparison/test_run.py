@@ -347,18 +347,18 @@ def test_a_folder_that_cannot_be_written_is_refused(text, tmp_path, monkeypatch,
 
 def test_a_full_disk_costs_one_training(text, copied, finished, monkeypatch, done):
     (copied / "results" / "elman-seed-1.json").unlink()
-    original = Path.write_bytes
+    original = os.replace
 
-    def write_bytes(self, content):
-        if "elman-seed-1.json" in self.name:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
-        return original(self, content)
+    def replace(source, target):
+        if Path(target).name == "elman-seed-1.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        original(source, target)
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(ResourceError, match="the disk is full"):
         compare(text, copied)
     assert "elman-seed-1" not in results_in(copied)
-    monkeypatch.setattr(Path, "write_bytes", original)
+    monkeypatch.setattr(os, "replace", original)
     compare(text, copied)
     assert done == ["elman-seed-1", "elman-seed-1"]
     assert_same_results(copied, finished[0])

@@ -317,7 +317,7 @@ def test_an_order_beyond_the_largest_is_refused(tmp_path):
         read_arpa(foreign(tmp_path / "f.arpa", f"\\data\\\n{counts}\n\\1-grams:\n"))
 
 
-@pytest.mark.parametrize("word", [b"caf\xe9", b"\xff"])
+@pytest.mark.parametrize("word", [b"caf\xe9", b"\xff", rb"\u{d800}"])
 def test_what_is_not_utf8_is_refused(tmp_path, word):
     with pytest.raises(InputError, match="line 14: .* is not UTF-8"):
         read_arpa(foreign(tmp_path / "f.arpa", FOREIGN.encode().replace(b"-40\tc", b"-40\t" + word)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from elman.config import ModelConfig
+from elman.errors import ConfigError
 from elman.models.build import build
 from elman.models.neural import NeuralLanguageModel
 from tests.compare import assert_equal_to
@@ -200,3 +201,11 @@ def test_none_acts_in_evaluation_and_each_acts_in_training(family, kind, locked)
     model.train()
     assert not torch.equal(model(tokens)[0], model(tokens)[0])
     assert torch.equal(plain(tokens)[0], plain(tokens)[0])
+
+
+@pytest.mark.parametrize("kind", [{"cell": "minlstm"}, {"cell": "mlstm", "num_heads": 1}])
+def test_weights_that_are_not_there_cannot_be_dropped(kind):
+    with pytest.raises(ConfigError, match="these cells have none"):
+        build(ModelConfig(**kind, weight_dropout=0.5), V, PAD)
+    with pytest.raises(ConfigError, match="is for recurrent models, not window"):
+        ModelConfig(family="window", weight_dropout=0.5)

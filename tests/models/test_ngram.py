@@ -322,6 +322,12 @@ def test_a_model_comes_back_from_its_arrays(model, tokens):
     assert [level.fallback for level in again.levels] == [level.fallback for level in model.levels]
 
 
+def test_arrays_of_a_higher_order_are_refused():
+    model = fit(random_corpus(), 3)
+    with pytest.raises(ModelError, match=r"order_3\.\w+ is not of a model of order 2"):
+        NgramModel.from_arrays(model.arrays(), **model.settings() | {"order": 2})
+
+
 @pytest.mark.parametrize("name", fit(random_corpus(), 3).arrays())
 def test_arrays_that_are_missing_or_do_not_fit_are_refused(name):
     model = fit(random_corpus(), 3)

@@ -44,7 +44,9 @@ def test_the_rate_rises_and_then_does_not(config, one, other):
 def test_the_rate_is_linear_on_both_sides():
     config = OptimizerConfig(learning_rate=1.0, warmup=0.2)
     shares = (0, 0.05, 0.1, 0.2, 0.6, 0.8, 1)
-    assert [learning_rate(config, used) for used in shares] == pytest.approx([0, 0.25, 0.5, 1, 0.5, 0.25, 0])
+    assert [learning_rate(config, used) for used in shares] == pytest.approx(
+        [0.1, 0.325, 0.55, 1, 0.5, 0.25, 0]
+    )
 
 
 def network(**shape):

@@ -5,6 +5,7 @@ from pathlib import Path
 from elman.cli.evaluate import is_model
 from elman.cli.render import say
 from elman.errors import InputError
+from elman.files import new_folder
 
 
 def arpa_command(source: Path, target: Path) -> int:
@@ -39,7 +40,11 @@ def _write(folder: Path, target: Path) -> None:
     text_model = load(folder)
     model, tokenizer = text_model.model, text_model.tokenizer
     if not isinstance(model, NgramModel):
-        raise InputError(f"{folder}: a {text_model.config.name} model; only n-grams can be written as ARPA")
+        raise InputError(f"{folder}: not an n-gram model; only those can be written as ARPA")
+    if tokenizer.unknown_id is None:
+        say(
+            f"note: the words of {target} are pieces of words; what reads it has to divide text in the same way"
+        )
     write_arpa(
         model,
         [tokenizer.token(index) for index in range(tokenizer.vocab_size)],
@@ -60,7 +65,10 @@ def _read(file: Path, target: Path) -> None:
     model, words = read_arpa(file)
     config = ModelConfig(family="ngram", order=model.order)
     text_model = TextModel(model, vocabulary_tokenizer(words), config)
-    text_model.save(target, f"# {target.name}\n\nThe n-grams of {file.name}, up to order {model.order}.\n")
+    with new_folder(target) as folder:
+        text_model.save(
+            folder, f"# {target.name}\n\nThe n-grams of {file.name}, up to order {model.order}.\n"
+        )
     say(
         f"{target}: order {model.order}, a vocabulary of {model.vocab_size:,}; text for it is --documents line"
     )

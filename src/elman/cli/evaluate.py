@@ -10,6 +10,7 @@ from elman.cli.arguments import Reading, Source, Whole
 from elman.cli.render import print_json, print_table, say
 from elman.config import DataConfig, require_integer
 from elman.errors import InputError, UsageError
+from elman.files import new_folder
 
 if TYPE_CHECKING:
     from elman.data.store import TokenStore
@@ -72,7 +73,8 @@ def evaluate_command(
         store = held_out(model, text_models[0])
     scores = [each.score_store(store, batch_size=batch_size, state=state) for each in text_models]
     if mixture is not None and out is not None:
-        mixture.save(out, f"# {out.name}\n\nA mixture, by weight: {_weights(models, mixture)}.\n")
+        with new_folder(out) as folder:
+            mixture.save(folder, f"# {out.name}\n\nA mixture, by weight: {_weights(models, mixture)}.\n")
     if json:
         found = {"schema": "elman.eval/1", **scores[-1].as_dict()}
         if mixture is not None:

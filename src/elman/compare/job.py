@@ -89,6 +89,8 @@ class Result:
             measures = found["measures"]
             if measures is not None:
                 measures = Measures(**measures | {"score": Score(**measures["score"])})
+                if len(measures.document_nats) != measures.score.documents:
+                    raise TypeError("some documents are missing")
             return cls(bits_per_byte=found["bits_per_byte"], measures=measures)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a result: {error}") from error
@@ -144,7 +146,7 @@ def _train_and_measure(job: Job, data: Prepared, folder: Path, machine: Machine,
         score=score,
         document_nats=np.add.reduceat(nats, valid.starts[:-1]).tolist(),
         by_position=[(*place,) for place in loss_by_position(nats, valid.starts)],
-        flops_per_token=flops_per_token(fit.model),
+        flops_per_token=flops_per_token(fit.model, tokens=1),
         state_bytes=state_bytes(fit.model),
         generation_tokens_per_second=generation_speed(
             fit.model, start_id=tokenizer.start_id, end_id=tokenizer.end_id

@@ -26,18 +26,7 @@ from elman.errors import ConfigError
 from elman.models.build import build_empty, count_parameters
 from elman.settings import resolve
 
-MODELS: tuple[str, ...] = (
-    "ngram",
-    "window",
-    "elman",
-    "lstm",
-    "gru",
-    "mingru",
-    "minlstm",
-    "slstm",
-    "mlstm",
-    "transformer",
-)
+MODELS: tuple[str, ...] = ("ngram", "window", *get_args(CellName), "transformer")
 """What is compared by default; each is a cell or a family."""
 
 LEARNING_RATES = (3e-3, 8e-3, 2e-2)

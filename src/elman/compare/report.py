@@ -96,8 +96,8 @@ def _curves(comparison: Comparison, models: Sequence[str]) -> str:
     tokens = {model: [(n, bits) for _, n, bits in curve] for model, curve in comparison.curves.items()}
     drawings = []
     for points, title, x_label, log_x, log_y in [
-        (seconds, "Validation over time, bits per byte", "seconds of training", 10, None),
-        (tokens, "Validation over text, bits per byte", "tokens of training", 10, None),
+        (seconds, "Validation over time, first seed, bits per byte", "seconds of training", 10, None),
+        (tokens, "Validation over text, first seed, bits per byte", "tokens of training", 10, None),
         (comparison.by_position, "Loss within a document, nats a token", "place in the document", 2, None),
         (comparison.cost, "FLOPs of the next token", "tokens of text before it", 2, 10),
     ]:

@@ -40,11 +40,14 @@ LENGTHS = tuple(2**k for k in range(4, 14))
 """Of the text before a token, for the picture of what the token costs."""
 
 NOTES = (
-    "Every model read the same tokens and is scored on the same held-out documents, every target once, each document"
-    " from a fresh state. Recurrent models carry their state from window to window in training; the Transformer"
-    " carries its keys and values in the same way.",
+    "Every network was trained on the same text for the same budget, and the n-gram model counted all of it; each is"
+    " scored on the same held-out documents, every target once, each document from a fresh state. Recurrent models"
+    " carry their state from window to window in training; the Transformer carries its keys and values in the same"
+    " way. Learning rates and the best weights on the way were chosen by the held-out text, for all networks alike.",
     "The interval of a difference is 95 %, from a paired bootstrap over the held-out documents that also covers the"
-    " choice of seeds. An interval that holds zero says that this text and these seeds do not tell the two apart.",
+    " choice of seeds. An interval that holds zero says that this text and these seeds do not tell the two apart."
+    " The best was itself chosen by these numbers: among ten equal models, one would seem worse than it in some four"
+    " comparisons of ten. A single interval is for the question that was asked before.",
     "FLOPs are those of matrix products in predicting one token; element-wise work, and the look-ups of an n-gram"
     " model, are not among them. Peak memory is the highest of a training and its scoring above what the process"
     " held before.",
@@ -142,7 +145,10 @@ def run_comparison(
     )
     write_atomically(folder.path / "compare.json", json.dumps(result.as_dict(), indent=2) + "\n")
     write_atomically(folder.path / "table.csv", to_csv(rows))
-    write_atomically(folder.path / "table.md", to_markdown(rows, command))
+    write_atomically(
+        folder.path / "table.md",
+        "\n".join([to_markdown(rows, command), *(f"- {note}" for note in notes), ""]),
+    )
     write_atomically(folder.path / "report.html", render_comparison(comparison))
     return result
 
@@ -245,7 +251,7 @@ def _facts(plan: Plan, config: RunConfig, data: Prepared, machine: Machine) -> d
         "Training text": f"{train['targets']:,} tokens, {train['bytes']:,} bytes",
         "Held-out text": f"{valid['targets']:,} tokens, {valid['bytes']:,} bytes, {valid['documents']:,} documents",
         "Vocabulary": f"{data.tokenizer.vocab_size:,}",
-        "Parameters": f"at most {plan.params:,}",
+        "Parameters": f"at most {plan.params:,}; n-grams as many as there are",
         "Training": f"{plan.time:g} seconds" if plan.time is not None else f"{plan.tokens:,} tokens",
         "Seeds": f"{plan.seeds}",
         "Learning rates": ", ".join(f"{rate:g}" for rate in plan.learning_rates),
@@ -264,6 +270,10 @@ def _notes(
             notes.append(
                 f"{', '.join(names)}: {edge:g} is the end of the sweep; {further} rate may be better."
             )
+    if data.valid.documents == 1:
+        notes.append(
+            "The held-out text is one document, so there are no intervals; --documents paragraph has more."
+        )
     for name, found in results.items():
         if diverged := sum(one.bits_per_byte is None for one in found):
             notes.append(f"{name}: {diverged} of {len(found)} trainings diverged and are left out.")

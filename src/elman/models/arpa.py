@@ -39,9 +39,9 @@ from elman.models.arpa_text import (
     log10,
     read_counts,
     read_entries,
-    replacing,
     show,
     unescape,
+    writing,
 )
 from elman.models.kneser_ney import Floats, Integers, Level
 from elman.models.ngram import NgramModel
@@ -93,7 +93,7 @@ def write_arpa(
     _require_different(names, ids, path)
 
     spelled = np.array(names, dtype=object)
-    with replacing(Path(path)) as file:
+    with writing(Path(path)) as file:
         counts = "".join(f"ngram {k}={len(table.probs)}\n" for k, table in enumerate(tables, start=1))
         file.write(f"\\data\\\n{counts}\n".encode())
         for k, table in enumerate(tables, start=1):
@@ -223,7 +223,8 @@ def _read_single_words(lines: Lines, count: int) -> tuple[Entries, tuple[list[st
         line = entries.first_line + index
         try:
             token = unescape(word.decode())
-        except UnicodeDecodeError:
+            token.encode()  # what stands for half a character is no text
+        except UnicodeError:
             raise lines.error(f"{show(word)} is not UTF-8; convert the file", line) from None
         if token in taken:
             raise lines.error(f"{show(word)} would be a second {token!a} in the vocabulary; rename it", line)

@@ -9,7 +9,6 @@ import codecs
 import contextlib
 import gzip
 import math
-import os
 import re
 import zlib
 from array import array
@@ -19,8 +18,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from elman.errors import InputError, ResourceError
-from elman.files import disk_is_full
+from elman.errors import InputError
+from elman.files import replacing
 from elman.models.kneser_ney import Floats
 from elman.models.ngram import MAX_ORDER
 
@@ -201,26 +200,12 @@ def read_entries(lines: Lines, k: int, count: int, number: Callable[[bytes], int
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when all went well; compressed if its name ends in `.gz`.
-
-    Raises:
-        ResourceError: The disk is full.
-        InputError: The folder cannot be written.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as raw:
-            if path.suffix == ".gz":  # no name and no time in it: the same model is the same file
-                with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
-                    yield packed  # type: ignore[misc]
-            else:
-                yield raw
-        os.replace(scratch, path)
-    except OSError as error:
-        if disk_is_full(error):
-            raise ResourceError(f"{path}: the disk is full; free some space and run it again") from error
-        raise InputError(f"{path}: cannot write: {error.strerror}; choose another folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """As `files.replacing`, compressed if the name of `path` ends in `.gz`."""
+    with replacing(path) as raw:
+        if path.suffix != ".gz":
+            yield raw
+            return
+        # No name and no time in it: the same model is the same file.
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+            yield packed  # type: ignore[misc]

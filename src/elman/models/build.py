@@ -21,7 +21,7 @@ from elman.cells.residual import ResidualCell
 from elman.cells.slstm import SLSTMCell
 from elman.cells.xlstm import MLSTMBlock, SLSTMBlock
 from elman.config import CellName, ModelConfig
-from elman.errors import ConfigError, ResourceError
+from elman.errors import ConfigError, ModelError, ResourceError
 from elman.models.base import LanguageModel
 from elman.models.mixture import Mixture
 from elman.models.neural import NeuralLanguageModel
@@ -204,7 +204,11 @@ def restore(
         ModelError: The tensors do not make a model.
     """
     if config.family == "ngram":
-        arrays = {name: tensor.numpy() for name, tensor in read(None).items()}
+        tensors = read(None)
+        for name, tensor in tensors.items():
+            if tensor.dtype not in (torch.int64, torch.float64):
+                raise ModelError(f"n-gram model: {name} is {tensor.dtype}; estimate it anew")
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         return NgramModel.from_arrays(
             arrays, order=config.order, vocab_size=vocab_size, excluded_ids=list(excluded_ids)
         )

@@ -152,6 +152,11 @@ class NgramModel:
                 f"n-gram model: excluded_ids {excluded_ids} do not fit a vocabulary of {vocab_size};"
                 " estimate it anew"
             )
+        expected = {f"order_{k}.{part}" for k in range(1, order + 1) for part in PARTS}
+        if foreign := sorted(set(arrays) - expected):
+            raise ModelError(
+                f"n-gram model: {foreign[0]} is not of a model of order {order}; estimate it anew"
+            )
         levels: list[Level] = []
         for k in range(1, order + 1):
             try:

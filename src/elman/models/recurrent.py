@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from elman.cells.base import Cell
 from elman.cells.norm import RMSNorm
+from elman.errors import ConfigError
 from elman.models.neural import NeuralLanguageModel
 
 RecurrentState = tuple[Any, ...]
@@ -47,6 +48,10 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         self.cells = nn.ModuleList(cells)  # type: ignore[arg-type]  # a Cell is a module; a Protocol cannot say so
         self.norm = RMSNorm(hidden_size) if norm_last else nn.Identity()
         self.weight_dropout = weight_dropout
+        if weight_dropout and not any(self._recurrent_matrices(cell) for cell in self.cells):
+            raise ConfigError(
+                f"weight_dropout ({weight_dropout}) thins matrices from state to state, and these cells have none"
+            )
         self.reset_parameters()
 
     def reset_body(self) -> None:
@@ -75,8 +80,13 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         """The recurrent matrices of a cell without some of their entries, in training."""
         if not (self.training and self.weight_dropout):
             return {}
+        matrices = self._recurrent_matrices(cell)
+        return {name: F.dropout(matrix, self.weight_dropout) for name, matrix in matrices.items()}
+
+    @staticmethod
+    def _recurrent_matrices(cell: nn.Module) -> dict[str, Tensor]:
         return {
-            name: F.dropout(matrix, self.weight_dropout)
+            name: matrix
             for name, matrix in cell.named_parameters()
             if name.split(".")[-1] == RECURRENT_MATRIX
         }

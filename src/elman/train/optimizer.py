@@ -22,9 +22,12 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def learning_rate(config: OptimizerConfig, used: float) -> float:
-    """The rate when the share `used` of the budget is gone: a linear rise, then a linear fall or a plateau."""
+    """The rate when the share `used` of the budget is gone: a linear rise, then a linear fall or a plateau.
+
+    The rise begins at a tenth: from zero, a training of one step would learn nothing.
+    """
     if used < config.warmup:
-        return config.learning_rate * used / config.warmup
+        return config.learning_rate * (0.1 + 0.9 * used / config.warmup)
     if config.schedule == "constant":
         return config.learning_rate
     return config.learning_rate * max(0.0, 1 - used) / (1 - config.warmup)
