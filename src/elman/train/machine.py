@@ -1,5 +1,6 @@
 """What a run computes on, chosen once, printed and recorded: device, precision, threads."""
 
+import math
 import os
 import platform
 import time
@@ -55,20 +56,18 @@ def bfloat16_pays(device: torch.device) -> bool:
     Processors with instructions for it are two to three times as fast, the others many times slower, so the
     answer does not hang on a noisy measurement.
     """
-
-    def seconds(dtype: torch.dtype) -> float:
-        left, right = (
-            torch.ones(256, 256, dtype=dtype, device=device),
-            torch.ones(256, 2048, dtype=dtype, device=device),
-        )
-        times = []
-        for _ in range(20):
+    kinds = (torch.bfloat16, torch.float32)
+    factors = [
+        [torch.ones(shape, dtype=kind, device=device) for shape in ((256, 256), (256, 2048))]
+        for kind in kinds
+    ]
+    best = [math.inf, math.inf]
+    for _ in range(60):  # in turns, for a good while, so that other work on the machine hits both
+        for kind, (left, right) in enumerate(factors):
             started = time.perf_counter()
             (left @ right)[0, 0].item()
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    return seconds(torch.bfloat16) * 1.5 < seconds(torch.float32)
+            best[kind] = min(best[kind], time.perf_counter() - started)
+    return best[0] * 1.5 < best[1]
 
 
 def set_up(config: TrainingConfig) -> None:
