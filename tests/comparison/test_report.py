@@ -2,44 +2,17 @@
 
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from elman.compare.interval_chart import interval_chart
 from elman.compare.report import Comparison, render_comparison
 from elman.compare.table import Row
+from tests.page import Page
 
 HOSTILE = "</pre></style><script src=//evil.example>alert('x')</script><img onerror=\"x\">&amp;\x1b[31m\u202e"
 SHOWN = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
 MODELS = [f"model {k}" for k in range(12)]
-
-
-class Page(HTMLParser):
-    """Reads a page, insisting that every element is closed where it should be."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.texts = [], [], [], {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.handle_startendtag(tag, attrs)
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        for tag in set(self.open):
-            self.texts[tag] = self.texts.get(tag, "") + data
 
 
 def row(model="lstm", difference=0.0, **changes):

@@ -8,24 +8,12 @@ from elman import ops
 from elman.cells.elman import ElmanCell, ElmanState
 from elman.ops import reference
 from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
+from tests.ops.resets import every_reset, make_resets
 
 # Axes: B batch, T time, H hidden width.
 SHAPES = [(1, 1, 1), (1, 6, 3), (4, 1, 2), (3, 7, 5), (2, 33, 17)]
-RESETS = ["none", "some", "first", "all", "one row"]
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-every_reset = pytest.mark.parametrize("resets", RESETS)
-
-
-def make_resets(kind: str, batch: int, steps: int) -> torch.Tensor | None:
-    reset = torch.zeros(batch, steps, dtype=torch.bool)
-    if kind == "some":
-        reset = torch.rand(batch, steps) < 0.4
-    elif kind == "first":
-        reset[:, 0] = True
-    elif kind == "one row":
-        reset[-1, steps // 2] = True
-    return None if kind == "none" else reset | (kind == "all")
 
 
 def make(shape, dtype=torch.float64):

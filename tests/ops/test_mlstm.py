@@ -12,14 +12,13 @@ from elman import ops
 from elman.errors import ConfigError
 from elman.ops import reference
 from tests.compare import assert_equal_to, pull_back
+from tests.ops.resets import every_reset, make_resets
 
 # Axes: B batch, T time, N heads, D width of a head.
 SHAPES = [(1, 1, 1, 1), (1, 6, 1, 3), (4, 1, 2, 2), (3, 7, 1, 5), (2, 9, 3, 4), (2, 33, 2, 7)]
-RESETS = ["none", "some", "first", "all", "one row"]
 FORMS = ["parallel", "chunkwise", "recurrent"]
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-every_reset = pytest.mark.parametrize("resets", RESETS)
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
@@ -27,17 +26,6 @@ every_form = pytest.mark.parametrize("form", FORMS)
 def small_chunks(monkeypatch):
     """Chunks of four steps, so that short sequences have several."""
     monkeypatch.setattr(importlib.import_module("elman.ops.mlstm"), "CHUNK", 4)
-
-
-def make_resets(kind: str, batch: int, steps: int) -> torch.Tensor | None:
-    reset = torch.zeros(batch, steps, dtype=torch.bool)
-    if kind == "some":
-        reset = torch.rand(batch, steps) < 0.3
-    elif kind == "first":
-        reset[:, 0] = True
-    elif kind == "one row":
-        reset[-1, steps // 2] = True
-    return None if kind == "none" else reset | (kind == "all")
 
 
 def make(shape, dtype=torch.float64):

@@ -7,25 +7,13 @@ from elman import ops
 from elman.ops import reference
 from elman.ops.reference import LOG_OF_NOTHING
 from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
+from tests.ops.resets import every_reset, make_resets
 
 # Axes: B batch, T time, N heads, D width of a head, H = N D.
 SHAPES = [(1, 1, 1, 1), (1, 6, 1, 3), (4, 1, 2, 2), (3, 7, 1, 5), (2, 9, 3, 4), (2, 5, 4, 1), (2, 33, 1, 17)]
-RESETS = ["none", "some", "first", "all", "one row"]
 NAMES = ["outputs", "h", "c", "m", "d pre", "d weight", "d h", "d c", "d m"]
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
-every_reset = pytest.mark.parametrize("resets", RESETS)
-
-
-def make_resets(kind: str, batch: int, steps: int) -> torch.Tensor | None:
-    reset = torch.zeros(batch, steps, dtype=torch.bool)
-    if kind == "some":
-        reset = torch.rand(batch, steps) < 0.4
-    elif kind == "first":
-        reset[:, 0] = True
-    elif kind == "one row":
-        reset[-1, steps // 2] = True
-    return None if kind == "none" else reset | (kind == "all")
 
 
 def make(shape, dtype=torch.float64):

@@ -2,46 +2,18 @@
 
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.page import Page
 
 from elman.train.report import Report, render_report
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = (
     "</pre></style><script src=//evil.example>alert('x')</script><img onerror=\"x\">&amp;\x1b[31m\u202e\ud800"
 )
 SHOWN = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e").replace("\ud800", "\\ud800")
-
-
-class Page(HTMLParser):
-    """Reads a page, insisting that every element is closed where it should be."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.texts = [], [], [], {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        for tag in set(self.open):
-            self.texts[tag] = self.texts.get(tag, "") + data
 
 
 def training(steps, **changes):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from elman.evaluate.score import shortened
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -62,8 +64,8 @@ def columns(row: Row) -> dict[str, str]:
         "model": row.model,
         "bits/byte": _with_spread(row.bits_per_byte, row.bits_per_byte_sd),
         "to best": _with_interval(row.difference, row.interval),
-        "perplexity": _large(row.perplexity, 2),
-        "word perpl.": _large(row.word_perplexity, 1),
+        "perplexity": shortened(row.perplexity, 2),
+        "word perpl.": shortened(row.word_perplexity, 1),
         "params": f"{row.parameters:,}",
         "MFLOP/token": f"{row.flops_per_token / 1e6:,.2f}",
         "state kB": f"{row.state_bytes / 1e3:,.2f}",
@@ -119,11 +121,6 @@ def _with_interval(difference: float, interval: tuple[float, float]) -> str:
     if math.isnan(interval[0]):
         return signed(difference)
     return f"{signed(difference)} [{', '.join(f'{end:.3f}'.replace('-', '−') for end in interval)}]"
-
-
-def _large(number: float, digits: int) -> str:
-    """As `elman eval` prints it: from a million on as a power of ten."""
-    return f"{number:.2e}" if 1e6 <= number < math.inf else f"{number:,.{digits}f}"
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -254,7 +254,6 @@ def train_tokenizer(
         file.train_from_iterator(texts if kind == "bpe" else [], trainer)
         return Tokenizer(file)
 
-    splitter = pre_tokenizers.Split(Regex(SPLITTERS[kind]), behavior="removed", invert=True)
     mask = _digit_mask()
     counts: Counter[str] = Counter()
     for text in texts:
@@ -264,15 +263,11 @@ def train_tokenizer(
     entries = [entry for entry, count in counts.most_common() if count > 1 and entry not in special]
     if vocab_size is not None:
         entries = entries[: max(0, vocab_size - 4)]
-    file = TokenizerFile(
-        models.WordLevel({entry: i for i, entry in enumerate([UNKNOWN, *entries])}, unk_token=UNKNOWN)
-    )
-    file.pre_tokenizer = splitter
+    file = _word_level([UNKNOWN, *entries], SPLITTERS[kind])
     if kind == "char":
         file.decoder = decoders.Fuse()
     if mask_digits:
         file.normalizer = mask
-    file.add_special_tokens([PAD, START, END])
     return Tokenizer(file)
 
 
@@ -300,11 +295,15 @@ def vocabulary_tokenizer(words: Sequence[str], *, unknown: str = UNKNOWN) -> Tok
             f"{spaced[0]!r} is no word between white space: this is a vocabulary of another kind; use the"
             " tokenizer that it was made with"
         )
-    file = TokenizerFile(models.WordLevel({word: i for i, word in enumerate(entries)}, unk_token=UNKNOWN))
-    words_of_text = Regex(SPLITTERS["word"] if "\n" in entries else r"\S+")
-    file.pre_tokenizer = pre_tokenizers.Split(words_of_text, behavior="removed", invert=True)
+    return Tokenizer(_word_level(entries, SPLITTERS["word"] if "\n" in entries else r"\S+"))
+
+
+def _word_level(entries: Sequence[str], pattern: str) -> TokenizerFile:
+    """What matches `pattern` is an entry, the first for all that is not listed; then the framing tokens."""
+    file = TokenizerFile(models.WordLevel({entry: i for i, entry in enumerate(entries)}, unk_token=UNKNOWN))
+    file.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     file.add_special_tokens([PAD, START, END])
-    return Tokenizer(file)
+    return file
 
 
 def suit_vocabulary(characters: int) -> tuple[Kind, int | None]:

@@ -86,14 +86,14 @@ def score_columns(score: Score) -> dict[str, str]:
     return {
         "bits/byte": f"{score.bits_per_byte:.3f}",
         "bits/char": f"{score.bits_per_character:.3f}",
-        "perplexity": _short(score.perplexity, 2),
-        "word perpl.": _short(score.word_perplexity, 1),
+        "perplexity": shortened(score.perplexity, 2),
+        "word perpl.": shortened(score.word_perplexity, 1),
         "targets": f"{score.targets:,}",
         "documents": f"{score.documents:,}",
     }
 
 
-def _short(number: float, digits: int) -> str:
+def shortened(number: float, digits: int) -> str:
     """With `digits` after the point, or from a million on as a power of ten."""
     return f"{number:.2e}" if 1e6 <= number < math.inf else f"{number:,.{digits}f}"
 

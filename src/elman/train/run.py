@@ -78,7 +78,6 @@ def run_training(
     config: RunConfig,
     out: Path | None = None,
     *,
-    data: Prepared | None = None,
     command: str = "",
     say: Say = lambda line: None,
     quiet: bool = False,
@@ -88,7 +87,6 @@ def run_training(
     Args:
         config: Every setting.
         out: The run folder, which must not exist; None takes the first free `runs/<corpus>-<model>-<n>`.
-        data: The text, where it is prepared already.
         command: What the user typed, for the report.
         say: Told, a line at a time, what was chosen and what happens.
         quiet: No progress line.
@@ -103,8 +101,7 @@ def run_training(
     network = config.model.family != "ngram"
     folder = _make_run_folder(out, config)
     try:
-        if data is None:
-            data = prepare_aloud(config.data, say)
+        data = prepare_aloud(config.data, say)
         tokenizer = data.tokenizer
         say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}")
         if network:
