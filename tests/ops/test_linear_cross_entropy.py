@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from elman.ops import linear_cross_entropy, reference
+from elman.ops.chunks import Chunks
 from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
 
 # Axes: N rows, D width, V vocabulary.
@@ -21,10 +22,13 @@ MODULE = sys.modules["elman.ops.linear_cross_entropy"]  # the package shows the 
 
 
 @pytest.fixture(autouse=True)
-def _sixteen_rows_at_a_time(monkeypatch):
+def _sixteen_rows_and_three_words_at_a_time(monkeypatch):
     """Small shapes must be cut too, and unevenly."""
-    monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", 1)
-    monkeypatch.setattr(MODULE, "LEAST_ROWS", 16)
+    cut_to(monkeypatch, Chunks(rows=16, words=3))
+
+
+def cut_to(monkeypatch, chunks):
+    monkeypatch.setattr(MODULE, "choose_chunks", lambda rows, vocab_size, width, dtype, device: chunks)
 
 
 def make(shape, biased=True, dtype=torch.float64):
@@ -125,13 +129,13 @@ def test_a_matrix_that_is_also_the_input_gets_both_gradients(reduction):
     assert_equal_to((found, fast), (expected, gradients), 1e-10)
 
 
-@pytest.mark.parametrize("size", [1, 100, 400, 1 << 20])
+@pytest.mark.parametrize("chunks", [Chunks(1, 1), Chunks(7, 7), Chunks(64, 2), Chunks(1000, 1000)], ids=str)
 @every_reduction
-def test_the_size_of_a_chunk_changes_nothing(size, reduction, monkeypatch):
+def test_the_size_of_a_chunk_changes_nothing(chunks, reduction, monkeypatch):
     inputs, targets = make((90, 4, 7))
-    monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", 1 << 30)
+    cut_to(monkeypatch, Chunks(90, 7))
     whole, gradients, cotangents = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
-    monkeypatch.setattr(MODULE, "CHUNK_ELEMENTS", size)
+    cut_to(monkeypatch, chunks)
     found, fast, _ = pull_back(call(linear_cross_entropy, targets, reduction), inputs, cotangents)
     assert_equal_to(found, whole)
     assert_equal_to(fast, gradients)
@@ -235,9 +239,10 @@ def test_under_autocast_only_products_are_bfloat16(reduction):
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_under_autocast_sums_stay_float32(reduction):
-    """Small whole numbers multiply exactly in bfloat16, so nats and what is summed for the bias lose nothing."""
-    shapes = [(60, 4), (50, 4), (50,)]
-    inputs, targets = [torch.randint(-3, 4, shape).float() for shape in shapes], torch.randint(50, (60,))
+    """Of equal logits every exponential is 1, so that nothing but a sum in bfloat16 could lose more than 2^-8."""
+    rows, vocab_size = 600, 1001
+    inputs = [torch.zeros(rows, 4), torch.zeros(vocab_size, 4), torch.zeros(vocab_size)]
+    targets = torch.zeros(rows, dtype=torch.int64)
     exact, (*_, wanted), cotangents = pull_back(call(linear_cross_entropy, targets, reduction), inputs)
 
     def low(*given):
@@ -246,7 +251,28 @@ def test_under_autocast_sums_stay_float32(reduction):
 
     found, (*_, d_bias), _ = pull_back(low, inputs, cotangents)
     assert_equal_to(found, exact)
-    assert_equal_to(d_bias, wanted)
+    assert ((d_bias - wanted)[1:].abs() < 2**-8 * wanted[1:].abs()).all()
+
+
+@pytest.mark.parametrize("shift", [-300.0, -50.0, 50.0, 300.0])
+@pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
+def test_a_shift_of_all_logits_changes_nothing(shift, low):
+    """Totals of exponentials that would overflow, underflow or lose their digits are computed with a shift."""
+    (hidden, weight, bias), targets = make((40, 3, 7), dtype=torch.float32)
+
+    def shifted(by):
+        def function(hidden, weight, bias):
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                return linear_cross_entropy(hidden, weight, bias + by, targets, reduction="none")
+
+        return pull_back(function, [hidden, weight, bias], [torch.ones(40)])
+
+    (expected, gradients, _), (found, moved, _) = shifted(0.0), shifted(shift)
+    tolerance = 1e-4 if not low else 2**-8 * max(8.0, abs(shift))  # as a logit of that size is rounded
+    assert_equal_to(found, expected, tolerance)
+    if not low:
+        assert_equal_to(moved, gradients, 1e-3)
+    assert all(gradient.isfinite().all() for gradient in moved)
 
 
 def test_hidden_rows_in_bfloat16_are_widened_first():
@@ -262,5 +288,5 @@ def test_hidden_rows_in_bfloat16_are_widened_first():
 def test_a_target_outside_the_vocabulary_is_refused(target):
     inputs, targets = make((20, 3, 7))
     targets[11] = target
-    with pytest.raises(RuntimeError, match="out of bounds"):
+    with pytest.raises(IndexError, match="out of range"):
         linear_cross_entropy(*inputs, targets)
