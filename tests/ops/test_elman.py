@@ -10,7 +10,7 @@ from elman.ops import reference
 from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
 from tests.ops.resets import every_reset, make_resets
 
-# Axes: B batch, T time, H hidden width.
+# Axes: B batch, T time, H hidden width; inputs are two wider.
 SHAPES = [(1, 1, 1), (1, 6, 3), (4, 1, 2), (3, 7, 5), (2, 33, 17)]
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -18,9 +18,12 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 def make(shape, dtype=torch.float64):
     batch, steps, width = shape
+    inputs = width + 2
     return [
-        torch.randn(batch, steps, width, dtype=dtype),
+        torch.randn(batch, steps, inputs, dtype=dtype),
+        torch.randn(width, inputs, dtype=dtype) / inputs**0.5,
         torch.randn(width, width, dtype=dtype) / width**0.5,
+        torch.randn(width, dtype=dtype),
         torch.randn(batch, width, dtype=dtype),
     ]
 
@@ -45,7 +48,7 @@ def test_in_float32_the_fast_path_errs_no_more_than_the_definition(shape, resets
         lambda *given: reference.elman(*given, reset), wide, [c.double() for c in cotangents]
     )
     fast, fast_gradients, _ = pull_back(lambda *given: ops.elman(*given, reset), inputs, cotangents)
-    names = ["outputs", "h", "d pre", "d weight", "d h"]
+    names = ["outputs", "h", "d x", "d W", "d U", "d b", "d h"]
     for name, *three in zip(
         names,
         [*fast, *fast_gradients],
@@ -77,18 +80,17 @@ def test_gradients_scale_with_what_comes_from_above_and_add_up():
 
 
 def test_what_needs_no_gradient_gets_none():
-    pre, weight, h = make((2, 3, 4))
-    outputs, _ = ops.elman(pre, weight.requires_grad_(), h)
+    x, weight_ih, *others = make((2, 3, 4))
+    outputs, _ = ops.elman(x, weight_ih.requires_grad_(), *others)
     outputs.sum().backward()
-    assert weight.grad.any()
-    assert pre.grad is None
-    assert h.grad is None
+    assert weight_ih.grad.any()
+    assert all(tensor.grad is None for tensor in (x, *others))
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])
 def test_extreme_inputs_stay_finite(size):
-    pre, weight, h = make((2, 5, 3), torch.float32)
-    outputs, gradients, _ = pull_back(ops.elman, [pre * size, weight, h])
+    x, *others = make((2, 5, 3), torch.float32)
+    outputs, gradients, _ = pull_back(ops.elman, [x * size, *others])
     assert all(tensor.isfinite().all() for tensor in (*outputs, *gradients))
     assert outputs[0].abs().max() <= 1
 

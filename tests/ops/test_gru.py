@@ -13,9 +13,12 @@ from tests.ops.test_lstm import every_reset, every_shape, make_resets
 
 def make(shape, dtype=torch.float64):
     batch, steps, width = shape
+    inputs = width + 2
     return [
-        torch.randn(batch, steps, 3 * width, dtype=dtype),
+        torch.randn(batch, steps, inputs, dtype=dtype),
+        torch.randn(3 * width, inputs, dtype=dtype) / inputs**0.5,
         torch.randn(3 * width, width, dtype=dtype) / width**0.5,
+        torch.randn(3 * width, dtype=dtype),
         torch.randn(width, dtype=dtype),
         torch.randn(batch, width, dtype=dtype),
     ]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from elman import ops
-from elman.cells.base import project
 
 
 class ElmanState(NamedTuple):
@@ -43,6 +42,5 @@ class ElmanCell(nn.Module):
 
     def forward(self, x: Tensor, state: ElmanState, reset: Tensor | None = None) -> tuple[Tensor, ElmanState]:
         """See `Cell`."""
-        pre = project(x, self.weight_ih, self.bias)
-        outputs, h = ops.elman(pre, self.weight_hh, state.h, reset)
+        outputs, h = ops.elman(x, self.weight_ih, self.weight_hh, self.bias, state.h, reset)
         return outputs, ElmanState(h)

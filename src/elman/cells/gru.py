@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from elman import ops
-from elman.cells.base import project
 
 
 class GRUState(NamedTuple):
@@ -49,6 +48,5 @@ class GRUCell(nn.Module):
 
     def forward(self, x: Tensor, state: GRUState, reset: Tensor | None = None) -> tuple[Tensor, GRUState]:
         """See `Cell`."""
-        pre = project(x, self.weight_ih, self.bias)
-        outputs, h = ops.gru(pre, self.weight_hh, self.bias_hn, state.h, reset)
+        outputs, h = ops.gru(x, self.weight_ih, self.weight_hh, self.bias, self.bias_hn, state.h, reset)
         return outputs, GRUState(h)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from elman import ops
-from elman.cells.base import project
 
 FORGET_BIAS = 1.0
 """Starts the forget gate at 0.73 instead of 0.5, so that gradients reach back (Jozefowicz et al. 2015)."""
@@ -50,6 +49,5 @@ class LSTMCell(nn.Module):
 
     def forward(self, x: Tensor, state: LSTMState, reset: Tensor | None = None) -> tuple[Tensor, LSTMState]:
         """See `Cell`."""
-        pre = project(x, self.weight_ih, self.bias)
-        outputs, h, c = ops.lstm(pre, self.weight_hh, state.h, state.c, reset)
+        outputs, h, c = ops.lstm(x, self.weight_ih, self.weight_hh, self.bias, state.h, state.c, reset)
         return outputs, LSTMState(h, c)

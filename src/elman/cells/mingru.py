@@ -56,8 +56,11 @@ class MinGRUCell(nn.Module):
         self, x: Tensor, state: MinGRUState, reset: Tensor | None = None
     ) -> tuple[Tensor, MinGRUState]:
         """See `Cell`."""
-        z, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(2, dim=-1)
-        outputs, h = gated_sum(-z, v, state.h, reset, self.form)
+        if resolve_form(self.form, x.device) == "sequential":
+            outputs, h = ops.mingru(x, self.weight_ih, self.bias, state.h, reset)
+        else:
+            z, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(2, dim=-1)
+            outputs, h = gated_scan(z, v, state.h, reset)
         return outputs, MinGRUState(h)
 
     def extra_repr(self) -> str:
@@ -70,23 +73,19 @@ def positive(v: Tensor) -> Tensor:
     return torch.where(v >= 0, v + 0.5, torch.sigmoid(v))
 
 
-def gated_sum(kept: Tensor, v: Tensor, h: Tensor, reset: Tensor | None, form: Form) -> tuple[Tensor, Tensor]:
-    """Every h_t = sigmoid(kept_t) * h_{t-1} + sigmoid(-kept_t) * g(v_t), and the last of them.
+def gated_scan(z: Tensor, v: Tensor, h: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Every h_t = sigmoid(-z_t) * h_{t-1} + sigmoid(z_t) * g(v_t), and the last of them, all steps at once.
 
     Args:
-        kept: [B, T, H], the logit of the share of the state that is kept.
+        z: [B, T, H], the logit of the share that is new.
         v: [B, T, H], the candidate before g.
         h: [B, H], the state before the first step.
         reset: Bool [B, T]; true drops the state before that step.
-        form: How to compute it.
 
     Returns:
         [B, T, H] and [B, H].
     """
-    added = torch.sigmoid(-kept) * positive(v)
-    if resolve_form(form, h.device) == "parallel":
-        return ops.parallel_scan(F.logsigmoid(kept), added, h, reset)
-    return ops.linear_scan(torch.sigmoid(kept), added, h, reset)
+    return ops.parallel_scan(F.logsigmoid(-z), torch.sigmoid(z) * positive(v), h, reset)
 
 
 def resolve_form(form: Form, device: torch.device) -> Form:

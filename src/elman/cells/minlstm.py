@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elman import ops
 from elman.cells.base import project
-from elman.cells.mingru import Form, gated_sum, require_form
+from elman.cells.mingru import Form, gated_scan, require_form, resolve_form
 
 
 class MinLSTMState(NamedTuple):
@@ -49,8 +50,11 @@ class MinLSTMCell(nn.Module):
         self, x: Tensor, state: MinLSTMState, reset: Tensor | None = None
     ) -> tuple[Tensor, MinLSTMState]:
         """See `Cell`."""
-        f, i, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(3, dim=-1)
-        outputs, h = gated_sum(F.logsigmoid(f) - F.logsigmoid(i), v, state.h, reset, self.form)
+        if resolve_form(self.form, x.device) == "sequential":
+            outputs, h = ops.minlstm(x, self.weight_ih, self.bias, state.h, reset)
+        else:
+            f, i, v = project(x, self.weight_ih, self.bias).to(state.h.dtype).chunk(3, dim=-1)
+            outputs, h = gated_scan(F.logsigmoid(i) - F.logsigmoid(f), v, state.h, reset)
         return outputs, MinLSTMState(h)
 
     def extra_repr(self) -> str:

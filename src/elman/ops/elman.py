@@ -1,14 +1,14 @@
-"""The Elman recurrence over a whole sequence, as one autograd function.
+"""The Elman recurrence over a whole sequence, input products included, as one autograd function.
 
-    h_t = tanh(pre_t + U h_{t-1})            pre_t = W x_t + b, computed for all t in one product beforehand
+    h_t = tanh(W x_t + U h_{t-1} + b)        W x_t + b for all t in one product, before the loop
 
 Backward through time, with a_t the gradient that reaches h_t:
 
-    d_t = (1 - h_t^2) a_t                     the gradient of pre_t
+    d_t = (1 - h_t^2) a_t                     the gradient of what tanh is taken of
     a_{t-1} += U^T d_t                        what flows to the step before
-    dU = sum_t d_t h_{t-1}^T                  one product over all steps, after the loop
+    dU = sum_t d_t h_{t-1}^T                  one product over all steps, after the loop; dW and dx alike
 
-so a step costs one small product and a few element-wise operations, into memory allocated once (Elman 1990;
+so a step costs one small product and one or two element-wise operations, into memory allocated once (Elman 1990;
 Werbos 1990 for the gradient). The definition is `reference.elman`.
 """
 
@@ -18,69 +18,92 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elman.ops import vendor
 from elman.ops.precision import product_dtype, without_autocast
+from elman.ops.sequence import (
+    add_product,
+    drop,
+    dropped_rows,
+    previous_states,
+    product_gradients,
+    states_with_first,
+    symmetric_,
+    time_first,
+)
 
-# Axes: B batch, T time, H hidden width. Inside, time comes first, so that a step is one block of memory.
+# Axes: B batch, T time, D input width, H hidden width. Inside, time comes first.
 
 
 def elman(
-    pre_BTH: Tensor, weight_HH: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+    x_BTD: Tensor,
+    weight_HD: Tensor,
+    weight_HH: Tensor,
+    bias_H: Tensor,
+    h_BH: Tensor,
+    reset_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Every hidden state of an Elman network, and the last of them.
 
     Args:
-        pre_BTH: [B, T, H], input products plus bias.
-        weight_HH: [H, H], recurrent weights as in torch.nn.RNN: row i makes unit i.
+        x_BTD: [B, T, D], the inputs.
+        weight_HD: [H, D], input weights as in torch.nn.RNN: row i makes unit i.
+        weight_HH: [H, H], recurrent weights.
+        bias_H: [H].
         h_BH: [B, H], the state before the first step.
         reset_BT: Bool [B, T]; true drops the state before that step.
 
     Returns:
         [B, T, H] and [B, H], in the dtype of `h_BH`.
     """
-    dtype = product_dtype(h_BH)
-    pre_TBH = pre_BTH.transpose(0, 1).to(h_BH.dtype).contiguous()
-    reset_TB1 = None if reset_BT is None else reset_BT.T.unsqueeze(-1)
+    dtype, dropped = product_dtype(h_BH), dropped_rows(reset_BT, x_BTD.shape[1])
+    if vendor.resolve_backend("elman", h_BH, dtype, dropped) == "vendor":
+        with without_autocast(h_BH):
+            return vendor.elman(x_BTD, weight_HD, weight_HH, bias_H, h_BH, dropped)
     with without_autocast(h_BH):
-        h_TBH = _Elman.apply(pre_TBH, weight_HH, h_BH, reset_TB1, dtype)  # type: ignore[no-untyped-call]
-    return h_TBH.transpose(0, 1), h_TBH[-1].clone()  # a state must not keep the whole sequence alive
+        h_TBH, h_BH = _Elman.apply(  # type: ignore[no-untyped-call]
+            time_first(x_BTD, dtype),
+            weight_HD.to(dtype),
+            weight_HH.to(dtype),
+            bias_H.to(h_BH.dtype),
+            h_BH,
+            dropped,
+        )
+    return h_TBH.transpose(0, 1), h_BH
 
 
 class _Elman(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        pre_TBH: Tensor,
+        x_TBD: Tensor,
+        weight_HD: Tensor,
         weight_HH: Tensor,
+        bias_H: Tensor,
         h_BH: Tensor,
-        reset_TB1: Tensor | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.dtype = dtype
-        weight_low = weight_HH.to(dtype)
-        h_TBH = torch.empty_like(pre_TBH)
-        previous_BH = h_BH
-        for t in range(len(pre_TBH)):
-            if reset_TB1 is not None:
-                previous_BH = previous_BH.masked_fill(reset_TB1[t], 0.0)
-            product_BH = torch.mm(previous_BH.to(dtype), weight_low.T)
-            previous_BH = torch.add(pre_TBH[t], product_BH, out=h_TBH[t]).tanh_()
-        ctx.save_for_backward(h_TBH, weight_HH, h_BH, reset_TB1)
-        return h_TBH
+        dropped: list[Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        states_TBH = states_with_first(h_BH, len(x_TBD))
+        h_TBH = states_TBH[1:]
+        add_product(bias_H, x_TBD.flatten(0, 1), weight_HD.T, out=h_TBH.flatten(0, 1))
+        for next_BH, dropped_B1 in zip(h_TBH.unbind(0), dropped, strict=True):
+            add_product(next_BH, drop(h_BH, dropped_B1), weight_HH.T, out=next_BH, times=2)
+            h_BH = symmetric_(next_BH.sigmoid_())
+        ctx.dropped = dropped
+        ctx.save_for_backward(x_TBD, weight_HD, weight_HH, states_TBH)
+        return h_TBH, h_BH.clone()  # a state must not keep the whole sequence alive
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        h_TBH, weight_HH, h_BH, reset_TB1 = ctx.saved_tensors
-        dtype, weight_low = ctx.dtype, weight_HH.to(ctx.dtype)
-        d_TBH = 1 - h_TBH * h_TBH
-        carry_BH = torch.zeros_like(h_BH)
+    def backward(ctx: Any, grad_TBH: Tensor, grad_BH: Tensor) -> tuple[Tensor | None, ...]:
+        x_TBD, weight_HD, weight_HH, states_TBH = ctx.saved_tensors
+        d_TBH = torch.empty_like(states_TBH[1:])
+        a_BH = grad_TBH[-1] + grad_BH
+        above = [torch.zeros_like(grad_BH), *grad_TBH[:-1].unbind(0)]
         for t in reversed(range(len(d_TBH))):
-            d_TBH[t].mul_(carry_BH.add_(grad_TBH[t]))
-            carry_BH = torch.mm(d_TBH[t].to(dtype), weight_low).to(h_BH.dtype)
-            if reset_TB1 is not None:
-                carry_BH.masked_fill_(reset_TB1[t], 0.0)
-        previous_TBH = torch.cat([h_BH[None], h_TBH[:-1]])
-        if reset_TB1 is not None:
-            previous_TBH.masked_fill_(reset_TB1, 0.0)
-        d_weight = d_TBH.flatten(0, 1).to(dtype).T @ previous_TBH.flatten(0, 1).to(dtype)
-        return d_TBH, d_weight.to(weight_HH.dtype), carry_BH, None, None
+            d_BH = torch.ops.aten.tanh_backward.grad_input(a_BH, states_TBH[t + 1], grad_input=d_TBH[t])
+            add_product(above[t], drop(d_BH, ctx.dropped[t]), weight_HH, out=a_BH)
+        d_x, d_weight_x = product_gradients(d_TBH, x_TBD, weight_HD, wanted=ctx.needs_input_grad[0])
+        _, d_weight_h = product_gradients(
+            d_TBH, previous_states(states_TBH, ctx.dropped), weight_HH, wanted=False
+        )
+        return d_x, d_weight_x, d_weight_h, d_TBH.sum(dim=(0, 1)), a_BH, None

@@ -1,15 +1,15 @@
-"""The GRU recurrence over a whole sequence, as one autograd function.
+"""The GRU recurrence over a whole sequence, input products included, as one autograd function.
 
-    r = sigmoid(pre^r_t + U_r h_{t-1})        pre_t = W x_t + b; rows ordered r, z, n, as in torch.nn.GRU
-    z = sigmoid(pre^z_t + U_z h_{t-1})
-    q = U_n h_{t-1} + c                       c is the bias inside the reset, torch's b_hn
-    n = tanh(pre^n_t + r * q)
+    r = sigmoid(W_r x_t + b_r + U_r h_{t-1})    rows ordered r, z, n, as in torch.nn.GRU
+    z = sigmoid(W_z x_t + b_z + U_z h_{t-1})
+    q = U_n h_{t-1} + c                         c is the bias inside the reset, torch's b_hn
+    n = tanh(W_n x_t + b_n + r * q)
     h_t = (1 - z) * n + z * h_{t-1}
 
-Backward through time, with a_t the gradient that reaches h_t; the slopes are computed for all steps at once:
+Backward through time, with a_t the gradient that reaches h_t:
 
-    d^n = a_t * (1 - z)(1 - n^2)    d^z = a_t * (h_{t-1} - n) z (1 - z)    d^r = d^n * q r (1 - r)
-    a_{t-1} = z a_t + U^T [d^r, d^z, r d^n]
+    d^n = a_t (1 - z)(1 - n^2)    d^z = a_t (h_{t-1} - n) z (1 - z)    d^r = d^n q r (1 - r)
+    a_{t-1} += z a_t + U^T [d^r, d^z, r d^n]
 
 Cho et al. (2014), in the form of Chung et al. (2014) with the reset after the product, as cuDNN and torch have
 it. The definition is `reference.gru`.
@@ -21,19 +21,38 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elman.ops import vendor
 from elman.ops.precision import product_dtype, without_autocast
+from elman.ops.sequence import (
+    add_product,
+    drop,
+    dropped_rows,
+    previous_states,
+    product_gradients,
+    states_with_first,
+    symmetric_,
+    time_first,
+)
 
-# Axes: B batch, T time, H hidden width, G the three gates side by side (3 H). Inside, time comes first.
+# Axes: B batch, T time, D input width, H hidden width, G the three gates side by side (3 H). Inside, time comes first.
 
 
 def gru(
-    pre_BTG: Tensor, weight_GH: Tensor, bias_H: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+    x_BTD: Tensor,
+    weight_GD: Tensor,
+    weight_GH: Tensor,
+    bias_G: Tensor,
+    bias_H: Tensor,
+    h_BH: Tensor,
+    reset_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Every hidden state of a GRU, and the last of them.
 
     Args:
-        pre_BTG: [B, T, 3 H], input products plus bias, gates r, z, n.
-        weight_GH: [3 H, H], recurrent weights as in torch.nn.GRU.
+        x_BTD: [B, T, D], the inputs.
+        weight_GD: [3 H, D], input weights as in torch.nn.GRU, gates r, z, n.
+        weight_GH: [3 H, H], recurrent weights.
+        bias_G: [3 H].
         bias_H: [H], the bias inside the reset.
         h_BH: [B, H], the state before the first step.
         reset_BT: Bool [B, T]; true drops the state before that step.
@@ -41,68 +60,77 @@ def gru(
     Returns:
         [B, T, H] and [B, H], in the dtype of `h_BH`.
     """
-    dtype = product_dtype(h_BH)
-    pre_TBG = pre_BTG.transpose(0, 1).to(h_BH.dtype).contiguous()
-    reset_TB1 = None if reset_BT is None else reset_BT.T.unsqueeze(-1)
+    dtype, dropped = product_dtype(h_BH), dropped_rows(reset_BT, x_BTD.shape[1])
+    if vendor.resolve_backend("gru", h_BH, dtype, dropped) == "vendor":
+        with without_autocast(h_BH):
+            return vendor.gru(x_BTD, weight_GD, weight_GH, bias_G, bias_H, h_BH, dropped)
     with without_autocast(h_BH):
-        h_TBH = _GRU.apply(pre_TBG, weight_GH, bias_H, h_BH, reset_TB1, dtype)  # type: ignore[no-untyped-call]
-    return h_TBH.transpose(0, 1), h_TBH[-1].clone()  # a state must not keep the whole sequence alive
+        h_TBH, h_BH = _GRU.apply(  # type: ignore[no-untyped-call]
+            time_first(x_BTD, dtype),
+            weight_GD.to(dtype),
+            weight_GH.to(dtype),
+            bias_G.to(h_BH.dtype),
+            bias_H.to(h_BH.dtype),
+            h_BH,
+            dropped,
+        )
+    return h_TBH.transpose(0, 1), h_BH
 
 
 class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        pre_TBG: Tensor,
+        x_TBD: Tensor,
+        weight_GD: Tensor,
         weight_GH: Tensor,
+        bias_G: Tensor,
         bias_H: Tensor,
         h_BH: Tensor,
-        reset_TB1: Tensor | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.dtype = dtype
-        steps, batch, width = len(pre_TBG), *h_BH.shape
-        weight_low = weight_GH.to(dtype)
-        gates_TBG = torch.empty_like(pre_TBG)
-        h_TBH, q_TBH = (pre_TBG.new_empty(steps, batch, width) for _ in range(2))
-        previous_BH = h_BH
-        for t in range(steps):
-            if reset_TB1 is not None:
-                previous_BH = previous_BH.masked_fill(reset_TB1[t], 0.0)
-            product_BG = torch.mm(previous_BH.to(dtype), weight_low.T)
-            rz_BG, n_BH = gates_TBG[t, :, : 2 * width], gates_TBG[t, :, 2 * width :]
-            torch.add(pre_TBG[t, :, : 2 * width], product_BG[:, : 2 * width], out=rz_BG).sigmoid_()
-            torch.add(product_BG[:, 2 * width :], bias_H, out=q_TBH[t])
-            r_BH, z_BH = rz_BG.split(width, dim=-1)
-            torch.addcmul(pre_TBG[t, :, 2 * width :], r_BH, q_TBH[t], out=n_BH).tanh_()
-            previous_BH = torch.lerp(n_BH, previous_BH, z_BH, out=h_TBH[t])
-        ctx.save_for_backward(weight_GH, h_BH, reset_TB1, gates_TBG, q_TBH, h_TBH)
-        return h_TBH
+        dropped: list[Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        steps, batch, width = len(x_TBD), *h_BH.shape
+        h_all = states_with_first(h_BH, steps)
+        gates_TBG, q_TBH = h_BH.new_empty(steps, batch, 3 * width), h_BH.new_empty(steps, batch, width)
+        add_product(bias_G, x_TBD.flatten(0, 1), weight_GD.T, out=gates_TBG.flatten(0, 1))
+        weight_rz, weight_n = weight_GH.T.split([2 * width, width], dim=-1)
+        for t, gates_BG in enumerate(gates_TBG.unbind(0)):
+            rz_BG, n_BH = gates_BG.split([2 * width, width], dim=-1)
+            h_BH = drop(h_BH, dropped[t])
+            r_BH, z_BH = add_product(rz_BG, h_BH, weight_rz, out=rz_BG).sigmoid_().split(width, dim=-1)
+            q_BH = add_product(bias_H, h_BH, weight_n, out=q_TBH[t])
+            symmetric_(n_BH.addcmul_(r_BH, q_BH).mul_(2).sigmoid_())
+            h_BH = torch.lerp(n_BH, h_BH, z_BH, out=h_all[t + 1])
+        ctx.dropped = dropped
+        ctx.save_for_backward(x_TBD, weight_GD, weight_GH, h_all, gates_TBG, q_TBH)
+        return h_all[1:], h_BH.clone()  # a state must not keep the whole sequence alive
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        weight_GH, h_BH, reset_TB1, gates_TBG, q_TBH, h_TBH = ctx.saved_tensors
-        dtype, weight_low, width = ctx.dtype, weight_GH.to(ctx.dtype), h_BH.shape[-1]
-        previous_TBH = torch.cat([h_BH[None], h_TBH[:-1]])
-        if reset_TB1 is not None:
-            previous_TBH.masked_fill_(reset_TB1, 0.0)
-        r, z, n = gates_TBG.split(width, dim=-1)
-        slope_n = (1 - z) * (1 - n * n)
-        slope_z = (previous_TBH - n) * z * (1 - z)
-        slope_r = slope_n * q_TBH * r * (1 - r)
-        slope_TBGH = torch.stack([slope_r, slope_z, slope_n * r], dim=2)  # of what U is multiplied with
-
-        a_BH = torch.zeros_like(h_BH)
-        a_TBH = torch.empty_like(h_TBH)
-        for t in reversed(range(len(h_TBH))):
-            torch.add(a_BH, grad_TBH[t], out=a_TBH[t])
-            d_BG = (slope_TBGH[t] * a_TBH[t][:, None]).flatten(1)
-            a_BH = torch.mm(d_BG.to(dtype), weight_low).to(h_BH.dtype).addcmul_(a_TBH[t], z[t])
-            if reset_TB1 is not None:
-                a_BH.masked_fill_(reset_TB1[t], 0.0)
-        d_TBGH = slope_TBGH.mul_(a_TBH[:, :, None])
-        d_weight = d_TBGH.flatten(2).flatten(0, 1).to(dtype).T @ previous_TBH.flatten(0, 1).to(dtype)
-        d_pre = torch.cat([d_TBGH[:, :, 0], d_TBGH[:, :, 1], slope_n * a_TBH], dim=-1)
-        d_bias = d_TBGH[:, :, 2].sum(dim=(0, 1))
-        return d_pre, d_weight.to(weight_GH.dtype), d_bias, a_BH, None, None
+    def backward(ctx: Any, grad_TBH: Tensor, grad_BH: Tensor) -> tuple[Tensor | None, ...]:
+        x_TBD, weight_GD, weight_GH, h_all, gates_TBG, q_TBH = ctx.saved_tensors
+        width, slope = q_TBH.shape[-1], torch.ops.aten
+        # For n, r, z, and q: W has made the first three of them, in its rows rolled by one gate, and U the last three.
+        d_TBG = gates_TBG.new_empty(*gates_TBG.shape[:-1], 4 * width)
+        a_BH, work_BH = grad_TBH[-1] + grad_BH, torch.empty_like(grad_BH)
+        above = [torch.zeros_like(grad_BH), *grad_TBH[:-1].unbind(0)]
+        for t in reversed(range(len(d_TBG))):
+            dropped_B1 = ctx.dropped[t]
+            r_BH, z_BH, n_BH = gates_TBG[t].split(width, dim=-1)
+            d_n, d_r, d_z, d_q = d_TBG[t].split(width, dim=-1)
+            torch.sub(a_BH, torch.mul(a_BH, z_BH, out=work_BH), out=d_n)
+            slope.tanh_backward.grad_input(d_n, n_BH, grad_input=d_n)
+            slope.sigmoid_backward.grad_input(torch.mul(d_n, q_TBH[t], out=d_r), r_BH, grad_input=d_r)
+            torch.sub(drop(h_all[t], dropped_B1), n_BH, out=d_z).mul_(a_BH)
+            slope.sigmoid_backward.grad_input(d_z, z_BH, grad_input=d_z)
+            torch.mul(d_n, r_BH, out=d_q)
+            above_BH = drop(work_BH, dropped_B1).add(above[t])
+            a_BH = add_product(above_BH, drop(d_TBG[t, :, width:], dropped_B1), weight_GH, out=a_BH)
+        d_W, d_U = d_TBG[..., : 3 * width], d_TBG[..., width:]
+        d_x, d_weight_x = product_gradients(
+            d_W, x_TBD, weight_GD.roll(width, dims=0), wanted=ctx.needs_input_grad[0]
+        )
+        _, d_weight_h = product_gradients(d_U, previous_states(h_all, ctx.dropped), weight_GH, wanted=False)
+        d_bias = d_TBG.sum(dim=(0, 1))
+        d_bias_G, d_bias_H = d_bias[: 3 * width].roll(-width), d_bias[3 * width :]
+        return d_x, d_weight_x.roll(-width, dims=0), d_weight_h, d_bias_G, d_bias_H, a_BH, None

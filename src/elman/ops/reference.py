@@ -2,7 +2,7 @@
 
 Each runs in the dtype it is given (the tests give float64) and is differentiated by autograd.
 
-Axes: B batch, T time, H hidden width, G gates, N rows, D width, V vocabulary.
+Axes: B batch, T time, D width, H hidden width, G gates, N rows, V vocabulary.
 """
 
 import torch
@@ -11,28 +11,40 @@ from torch import Tensor
 
 
 def elman(
-    pre_BTH: Tensor, weight_HH: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+    x_BTD: Tensor,
+    weight_HD: Tensor,
+    weight_HH: Tensor,
+    bias_H: Tensor,
+    h_BH: Tensor,
+    reset_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h_t = tanh(pre_t + U h_{t-1}) for every t, and the last of them (Elman 1990). See `ops.elman`."""
+    """h_t = tanh(W x_t + U h_{t-1} + b) for every t, and the last of them (Elman 1990). See `ops.elman`."""
     outputs = []
-    for t in range(pre_BTH.shape[1]):
+    for t in range(x_BTD.shape[1]):
         if reset_BT is not None:
             h_BH = h_BH.masked_fill(reset_BT[:, t, None], 0.0)
-        h_BH = torch.tanh(pre_BTH[:, t] + h_BH @ weight_HH.T)
+        h_BH = torch.tanh(x_BTD[:, t] @ weight_HD.T + h_BH @ weight_HH.T + bias_H)
         outputs.append(h_BH)
     return torch.stack(outputs, dim=1), h_BH
 
 
 def lstm(
-    pre_BTG: Tensor, weight_GH: Tensor, h_BH: Tensor, c_BH: Tensor, reset_BT: Tensor | None = None
+    x_BTD: Tensor,
+    weight_GD: Tensor,
+    weight_GH: Tensor,
+    bias_G: Tensor,
+    h_BH: Tensor,
+    c_BH: Tensor,
+    reset_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Every h_t, the last h and the last c of an LSTM; rows ordered i, f, g, o. See `ops.lstm`."""
     outputs = []
-    for t in range(pre_BTG.shape[1]):
+    for t in range(x_BTD.shape[1]):
         if reset_BT is not None:
             h_BH = h_BH.masked_fill(reset_BT[:, t, None], 0.0)
             c_BH = c_BH.masked_fill(reset_BT[:, t, None], 0.0)
-        i_BH, f_BH, g_BH, o_BH = (pre_BTG[:, t] + h_BH @ weight_GH.T).chunk(4, dim=-1)
+        gates_BG = x_BTD[:, t] @ weight_GD.T + h_BH @ weight_GH.T + bias_G
+        i_BH, f_BH, g_BH, o_BH = gates_BG.chunk(4, dim=-1)
         c_BH = f_BH.sigmoid() * c_BH + i_BH.sigmoid() * g_BH.tanh()
         h_BH = o_BH.sigmoid() * c_BH.tanh()
         outputs.append(h_BH)
@@ -40,14 +52,20 @@ def lstm(
 
 
 def gru(
-    pre_BTG: Tensor, weight_GH: Tensor, bias_H: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+    x_BTD: Tensor,
+    weight_GD: Tensor,
+    weight_GH: Tensor,
+    bias_G: Tensor,
+    bias_H: Tensor,
+    h_BH: Tensor,
+    reset_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Every h_t of a GRU, and the last of them; rows ordered r, z, n. See `ops.gru`."""
     outputs = []
-    for t in range(pre_BTG.shape[1]):
+    for t in range(x_BTD.shape[1]):
         if reset_BT is not None:
             h_BH = h_BH.masked_fill(reset_BT[:, t, None], 0.0)
-        r_BH, z_BH, n_BH = pre_BTG[:, t].chunk(3, dim=-1)
+        r_BH, z_BH, n_BH = (x_BTD[:, t] @ weight_GD.T + bias_G).chunk(3, dim=-1)
         u_r, u_z, u_n = (h_BH @ weight_GH.T).chunk(3, dim=-1)
         r_BH, z_BH = (r_BH + u_r).sigmoid(), (z_BH + u_z).sigmoid()
         n_BH = (n_BH + r_BH * (u_n + bias_H)).tanh()
@@ -69,6 +87,25 @@ def linear_scan(
     return torch.stack(outputs, dim=1), h_BH
 
 
+def mingru(
+    x_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Every h_t of a minGRU, and the last of them; rows ordered z, v. See `ops.mingru`."""
+    z_BTH, v_BTH = (x_BTD @ weight_GD.T + bias_G).chunk(2, dim=-1)
+    p_BTH = torch.where(v_BTH >= 0, v_BTH + 0.5, torch.sigmoid(v_BTH))
+    return linear_scan(torch.sigmoid(-z_BTH), torch.sigmoid(z_BTH) * p_BTH, h_BH, reset_BT)
+
+
+def minlstm(
+    x_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Every h_t of a minLSTM, and the last of them; rows ordered f, i, v. See `ops.minlstm`."""
+    f_BTH, i_BTH, v_BTH = (x_BTD @ weight_GD.T + bias_G).chunk(3, dim=-1)
+    p_BTH = torch.where(v_BTH >= 0, v_BTH + 0.5, torch.sigmoid(v_BTH))
+    z_BTH = F.logsigmoid(i_BTH) - F.logsigmoid(f_BTH)
+    return linear_scan(torch.sigmoid(-z_BTH), torch.sigmoid(z_BTH) * p_BTH, h_BH, reset_BT)
+
+
 def parallel_scan(
     log_a_BTH: Tensor, b_BTH: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -81,6 +118,30 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Nats of each target under softmax(W h + b), reduced; all logits in memory at once."""
     return F.cross_entropy(F.linear(hidden_ND, weight_VD, bias_V), targets_N, reduction=reduction)
+
+
+def sampled_softmax(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    negatives: tuple[Tensor, Tensor],
+    *,
+    reduction: str = "sum",
+) -> Tensor:
+    """Nats of each target beside weighted negatives, reduced; hits masked one by one. See `ops.sampled_softmax`."""
+    ids_S, log_weights_S = negatives
+    logits_NS = (
+        F.linear(hidden_ND, weight_VD[ids_S], None if bias_V is None else bias_V[ids_S]) + log_weights_S
+    )
+    logits_NS = logits_NS.masked_fill(ids_S == targets_N[:, None], -torch.inf)
+    target_N = (hidden_ND * weight_VD[targets_N]).sum(dim=1)
+    if bias_V is not None:
+        target_N = target_N + bias_V[targets_N]
+    nats_N = torch.logsumexp(torch.cat([target_N[:, None], logits_NS], dim=1), dim=1) - target_N
+    if reduction == "none":
+        return nats_N
+    return nats_N.sum() / max(1, len(nats_N)) if reduction == "mean" else nats_N.sum()
 
 
 LOG_OF_NOTHING = -1e4
