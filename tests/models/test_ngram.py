@@ -211,6 +211,18 @@ def test_more_context_helps_where_there_is_something_to_learn():
     assert nats[0] > 1.5 * nats[1] > 1.5 * nats[2]
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_ids_beyond_16_bits_count_as_others_do(order):
+    far = np.array([0, 1, 2, 3, 70_000, 70_001, 135_536, 200_000, 200_001])  # 4 and 6 are alike in 16 bits
+    corpus = random_corpus(200)
+    near, wide = fit(corpus, order), fit([far[words].tolist() for words in corpus], order, vocab_size=200_002)
+    for one, other in zip(near.levels, wide.levels, strict=True):
+        context, word = np.divmod(one.keys, VOCAB_SIZE)
+        assert (context * 200_002 + far[word]).tolist() == other.keys.tolist()
+        if one is not near.levels[0]:  # whose back-off is shared by the whole vocabulary
+            assert one.backoffs.tolist() == pytest.approx(other.backoffs.tolist(), abs=1e-12)
+
+
 def test_pruning_makes_a_model_smaller_and_leaves_its_discounts():
     corpus = random_corpus(600)
     sizes = [fit(corpus, 4, prune=prune).num_parameters for prune in ([], [0, 0, 1], [0, 1], [0, 0, 10**9])]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 BEFORE = -1
 """Stands where a document has no token yet."""
@@ -45,3 +46,14 @@ def read_contexts(tokens: Tensor, state: ContextState, reset: Tensor | None) -> 
         begins = torch.cat([begins.new_zeros(len(tokens), 1), begins], dim=1)
         contexts = contexts.masked_fill(places < begins[..., None], BEFORE)
     return contexts[:, 1:], ContextState(contexts[:, -1].clone())
+
+
+def pass_tokens(tokens: Tensor, state: ContextState, reset: Tensor | None) -> ContextState:
+    """The state after some tokens, as `read_contexts` has it, without the contexts between."""
+    width, length = state.tokens.shape[1], tokens.shape[1]
+    last = torch.cat([state.tokens, tokens], dim=1)[:, length:]
+    if reset is not None:
+        here = torch.arange(length + width, device=tokens.device)
+        begins = pad(torch.where(reset, here[width:], 0), (1, 0)).amax(dim=1, keepdim=True)
+        last = last.masked_fill(here[length:] < begins, BEFORE)
+    return ContextState(last.clone())

@@ -19,18 +19,24 @@ discounts and the totals c(u .) are those of before; what u loses goes to the or
 
     g(u) = (the discounts of the n-grams of u that are left + c of those that were dropped) / c(u .)
 
-An n-gram of order k is numbered by its place in the order of (number of its first k - 1 words, last word). So
-the words that follow a context lie side by side, and a look-up is one binary search. Nothing is ever larger
-than a few arrays of the length of the text.
+An n-gram of order k is numbered by its place in the order of (number of its first k - 1 words, last word), which
+is that of a dictionary. So the words that follow a context lie side by side, and a look-up is one binary search.
 
-Axes: N tokens of text, D documents, M n-grams of an order, V vocabulary.
+To count is to sort once: let the places of the text be in the order of the words that stand from each on. Then
+equal n-grams are neighbours, whatever their order; the first of each run of them has the next number, the length
+of the run is the count, and the number of the context is that of the same place one order below. Nothing is ever
+larger than a few arrays of the length of the text.
+
+Axes: N tokens of text, D documents, P = N + D places (a start token stands before each document), M n-grams of an
+order, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from elman.errors import InputError
@@ -68,27 +74,32 @@ class Level:
     def find(self, context: Integers, word: Integers, vocab_size: int) -> Integers:
         """Number of the n-gram (context, word), or -1 where there is none; -1 stands for no context, no word."""
         if not len(self.keys):
-            return np.full(len(context), -1)
+            return np.full_like(context, -1)
         wanted = np.where((context < 0) | (word < 0), -1, context * vocab_size + word)
-        place = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
+        # torch's search uses all cores, numpy's one.
+        found = torch.searchsorted(torch.from_numpy(self.keys), torch.from_numpy(wanted)).numpy()
+        place = np.minimum(found, len(self.keys) - 1)
         return np.where(self.keys[place] == wanted, place, -1)
 
     def first_followers(self, vocab_size: int) -> Integers:
         """[M of the order below + 1], where the n-grams of each context begin, and M."""
-        return self.keys.searchsorted(np.arange(len(self.backoffs) + 1) * vocab_size)
+        followers = np.bincount(self.keys // vocab_size + 1, minlength=len(self.backoffs) + 1)
+        return followers.cumsum()
 
 
 class Counted(NamedTuple):
-    """What was counted of the n-grams of one order."""
+    """What was counted of the n-grams of one order, in the order of their numbers."""
 
-    keys: Integers
-    """[M], as in `Level`."""
+    contexts: Integers
+    """[M], number of the n-gram without its last word, in the order below, ascending; 0 for order 1."""
+    suffixes: Integers
+    """[M], number of the n-gram without its first word, in the order below; 0 for order 1."""
+    words: NDArray[np.int32]
+    """[M], the last word."""
     seen: Integers
     """[M], how often each stands in the text."""
     adjusted: Integers
     """[M], c of the equations."""
-    suffixes: Integers
-    """[M], number of the n-gram without its first word, in the order below; 0 for order 1."""
 
 
 def estimate_levels(
@@ -125,42 +136,58 @@ def estimate_levels(
             f"token {low if low < 0 else high} is outside the vocabulary of {vocab_size}; "
             "use the tokenizer that made the tokens"
         )
-    counts = _count(np.asarray(tokens, np.int64), np.asarray(starts, np.int64), vocab_size, order, start_id)
     levels: list[Level] = []
     below, left = np.full(1, 1 / candidates), np.ones(1, bool)  # the order below: P, and which n-grams stay
-    for counted, threshold in zip(counts, thresholds, strict=True):
+    for counted, threshold in zip(_count(tokens, starts, order, start_id), thresholds, strict=True):
         level, below, left = _level(counted, below, left, vocab_size, threshold)
         levels.append(level)
     return levels
 
 
-def _count(tokens: Integers, starts: Integers, vocab_size: int, order: int, start_id: int) -> list[Counted]:
+def _count(tokens: NDArray[Any], starts: NDArray[Any], order: int, start_id: int) -> Iterator[Counted]:
     """What is counted of every order from 1."""
-    lengths = np.diff(starts) + 1
-    words = np.insert(tokens, starts[:-1], start_id)
-    # How many words of its document a place holds, itself included: the longest n-gram that ends there.
-    longest = np.arange(1, len(words) + 1) - np.repeat(lengths.cumsum() - lengths, lengths)
-    counts: list[Counted] = []
-    numbers = context = np.zeros(len(words), np.int64)
+    text = np.insert(tokens.astype(np.int32), starts[:-1], start_id)
+    text = np.append(text, np.full(order, start_id, np.int32))
+    ranked = _sorted_places(text, order)
+    rank = np.zeros(len(ranked) + 1, np.int64)
+    rank[ranked] = np.arange(len(ranked))
+    after = rank[ranked + 1]  # rank of the next place of the text, for the place at each rank
+
+    number = np.zeros(len(ranked), np.int64)
+    differs = np.arange(len(ranked)) == 0  # from the n-gram of the rank before
+    inside = np.ones(len(ranked), bool)  # one document
+    below: Counted | None = None
     for k in range(1, order + 1):
-        places = np.flatnonzero(longest >= k)
-        keys, first, inverse, seen = np.unique(
-            context[places] * vocab_size + words[places],
-            return_index=True,
-            return_inverse=True,
-            return_counts=True,
-        )
-        suffixes = numbers[places[first]]
-        if counts:
+        words = text[ranked + (k - 1)]
+        differs[1:] |= words[1:] != words[:-1]
+        if k > 1:  # an n-gram that goes on into another document holds a start token, as do all its equals
+            inside &= words != start_id
+        begins = differs & inside
+        (first,) = begins.nonzero()
+        contexts, suffixes = number[first], number[after[first]]
+        number = begins.cumsum() - 1
+        seen = np.bincount(number.compress(inside))
+        words = words[first]
+        if below is None:
+            adjusted = np.where(words == start_id, 0, seen)
+        else:
             # Each different n-gram is one more word before the n-gram without its first word.
-            preceded = np.bincount(suffixes, minlength=len(counts[-1].keys))
-            counts[-1] = counts[-1]._replace(adjusted=np.where(preceded > 0, preceded, counts[-1].adjusted))
-        counts.append(Counted(keys, seen, seen, suffixes))
-        numbers = np.full(len(words), -1)
-        numbers[places] = inverse
-        context = np.roll(numbers, 1)  # what comes over from another document is never `longest` enough
-    counts[0] = counts[0]._replace(adjusted=np.where(counts[0].keys == start_id, 0, counts[0].adjusted))
-    return counts
+            preceded = np.bincount(suffixes, minlength=len(below.seen))
+            yield below._replace(adjusted=np.where(preceded > 0, preceded, below.adjusted))
+            adjusted = seen
+        below = Counted(contexts, suffixes, words, seen, adjusted)
+    if below is not None:
+        yield below
+
+
+def _sorted_places(text: NDArray[np.int32], width: int) -> Integers:
+    """The places [P] of a text [P + width], in the order of the `width` words from each on."""
+    # In halves of 16 bits, the last word's lower half first: numpy sorts those by radix, in linear time.
+    halves = [text.astype(np.uint16), (text >> 16).astype(np.uint16)]
+    if not halves[1].any():
+        del halves[1]
+    places = len(text) - width
+    return np.lexsort([half[k : k + places] for k in reversed(range(width)) for half in halves])
 
 
 def _level(
@@ -175,21 +202,20 @@ def _level(
         vocab_size: V.
         threshold: Count up to which n-grams are dropped.
     """
-    counts = counted.adjusted
+    contexts, counts = counted.contexts, counted.adjusted
     discounts = _discounts(counts)
     stay = counted.seen > threshold
     removed = np.where(stay, np.concatenate([[0.0], discounts])[np.minimum(counts, 3)], counts)
-    context, word = np.divmod(counted.keys, vocab_size)
-    totals = np.bincount(context, weights=counts, minlength=len(below))
-    spared = np.bincount(context, weights=removed, minlength=len(below))
+    totals = np.bincount(contexts, weights=counts, minlength=len(below))
+    spared = np.bincount(contexts, weights=removed, minlength=len(below))
     backoffs = np.divide(spared, totals, out=np.ones(len(below)), where=totals > 0)
-    probs = (counts - removed) / totals[context] + backoffs[context] * below[counted.suffixes]
+    probs = (counts - removed) / totals[contexts] + backoffs[contexts] * below[counted.suffixes]
     probs[counts == 0] = 0  # the start token: a context, and never predicted
     number = left.cumsum() - 1  # of a context among those left; an n-gram that stays has its context there
     level = Level(
-        keys=(number[context] * vocab_size + word)[stay],
-        probs=probs[stay],
-        backoffs=backoffs[left],
+        keys=(number[contexts] * vocab_size + counted.words).compress(stay),
+        probs=probs.compress(stay),
+        backoffs=backoffs.compress(left),
         discounts=discounts,
     )
     return level, probs, stay

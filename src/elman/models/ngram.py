@@ -10,19 +10,24 @@ For a context u the recursion of `models.kneser_ney` runs upwards from single wo
 over every suffix of u that was seen; one that was not leaves P as it is. So probabilities sum to one for every
 context, and everything that can follow has some. The same recursion is that of an ARPA file (`models.arpa`).
 
-Axes: B batch, T time, V vocabulary, C contexts, M n-grams of an order, K levels (orders).
+It is computed downwards and in logarithms: where the longest suffix that u w was seen with is known, log P is one
+number of that level plus the back-offs of the suffixes above. So a whole distribution is that of single words, shifted
+by one number, and written over for the few words that were seen.
+
+Axes: B batch, T time, V vocabulary, C contexts, R rows (contexts, or places of a text), M n-grams of an order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from elman.errors import ConfigError, InputError, ModelError
-from elman.models.contexts import ContextState, initial_contexts, read_contexts
+from elman.models.contexts import ContextState, initial_contexts, pass_tokens
 from elman.models.kneser_ney import Floats, Integers, Level, estimate_levels
 
 MAX_ORDER = 6
@@ -42,7 +47,7 @@ class NgramModel:
         self.excluded_ids = tuple(sorted(set(excluded_ids)))
         """Ids that never follow anything: their probability is exactly 0."""
         self._vocab_size = vocab_size
-        self._unigram = self._single_words()
+        self._single_words = self._log_single_words()
         self._first = [level.first_followers(vocab_size) for level in levels]
 
     @property
@@ -73,28 +78,29 @@ class NgramModel:
         self, tokens: Tensor, state: ContextState, reset: Tensor | None = None
     ) -> tuple[Tensor, ContextState]:
         """See `LanguageModel.log_probs`; minus infinity for the excluded ids."""
-        contexts, state = read_contexts(tokens, state, reset)
+        numbers, state = self._read(tokens, state, reset)
         out = torch.empty(*tokens.shape, self.vocab_size)
-        for row, own in zip(out, contexts.numpy(), strict=True):  # float64 for one stream at a time
-            with np.errstate(divide="ignore"):
-                row.copy_(torch.from_numpy(np.log(self.probabilities(own))))
+        self._spread(numbers, out.view(-1, self.vocab_size).numpy())
         return out, state
 
+    @np.errstate(divide="ignore")  # log 0
     def score(
         self, tokens: Tensor, targets: Tensor, state: ContextState, reset: Tensor | None = None
     ) -> tuple[Tensor, ContextState]:
         """See `LanguageModel.score`; infinite for the excluded ids."""
-        contexts, state = read_contexts(tokens, state, reset)
+        numbers, state = self._read(tokens, state, reset)
         wanted = targets.numpy().reshape(-1)
-        found = self._unigram[wanted]
-        for level, context in self._suffixes(contexts.numpy().reshape(len(wanted), self.order - 1)):
-            place = level.find(context, wanted, self.vocab_size)
-            known, seen = context >= 0, place >= 0
-            found[known] *= level.backoffs[context[known]]
-            found[seen] = level.probs[place[seen]]
-        with np.errstate(divide="ignore"):
-            nats = torch.from_numpy(-np.log(found))
-        return nats.view(targets.shape).float(), state
+        found = np.zeros(len(wanted))
+        left = np.arange(len(wanted))  # rows whose target was not found yet
+        for level, number in zip(self.levels[:0:-1], numbers[::-1], strict=True):
+            place = level.find(number[left], wanted[left], self.vocab_size)
+            seen = place >= 0
+            found[left[seen]] += np.log(level.probs[place[seen]])
+            left = left[~seen]
+            known = left[number[left] >= 0]
+            found[known] += np.log(level.backoffs[number[known]])
+        found[left] += self._single_words[wanted[left]]
+        return -torch.from_numpy(found).view(targets.shape).float(), state
 
     def probabilities(self, contexts: Integers) -> Floats:
         """Probabilities [C, V] of every next token, in float64.
@@ -102,17 +108,9 @@ class NgramModel:
         Args:
             contexts: [C, order - 1], the latest token last; -1 where a document has not so many.
         """
-        out = np.tile(self._unigram, (len(contexts), 1))
-        for (level, context), first in zip(self._suffixes(contexts), self._first[1:], strict=True):
-            rows = np.flatnonzero(context >= 0)
-            known = context[rows]
-            out[rows] *= level.backoffs[known, None]
-            followers = first[known + 1] - first[known]
-            # The n-grams of each context lie side by side: first, first + 1, ...
-            ends = followers.cumsum()
-            places = np.arange(followers.sum()) + np.repeat(first[known] - (ends - followers), followers)
-            out[np.repeat(rows, followers), level.keys[places] % self.vocab_size] = level.probs[places]
-        return out
+        out = np.empty((len(contexts), self.vocab_size))
+        self._spread([number[:, -1] for number in self._number(contexts)], out)
+        return np.exp(out, out=out)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that the model is, but for `settings`; `from_arrays` makes it again."""
@@ -167,22 +165,57 @@ class NgramModel:
             levels.append(level)
         return cls(levels, vocab_size, excluded_ids)
 
-    def _single_words(self) -> Floats:
-        """P_1 [V]: what follows when nothing is known."""
+    @np.errstate(divide="ignore")
+    def _log_single_words(self) -> Floats:
+        """The logarithm of P_1 [V]: what follows when nothing is known."""
         level = self.levels[0]
         uniform = np.ones(self.vocab_size)
         uniform[list(self.excluded_ids)] = 0
         out: Floats = uniform / uniform.sum() * level.backoffs[0]
         out[level.keys] = level.probs
-        return out
+        return np.log(out, out=out)
 
-    def _suffixes(self, contexts: Integers) -> Iterator[tuple[Level, Integers]]:
-        """Orders 2 and up, each with the number [C] of its context, -1 where that was never seen."""
-        for k in range(1, self.order):
-            number = np.zeros(len(contexts), np.int64)
-            for level, word in zip(self.levels[:k], contexts[:, self.order - 1 - k :].T, strict=True):
-                number = level.find(number, word, self.vocab_size)
-            yield self.levels[k], number
+    def _read(
+        self, tokens: Tensor, state: ContextState, reset: Tensor | None
+    ) -> tuple[list[Integers], ContextState]:
+        """For orders 2 and up the number [B * T] of the context that each token ends; and the state after them."""
+        width = self.order - 1
+        joined = torch.cat([state.tokens, tokens], dim=1)
+        begins = None if reset is None else pad(reset, (width, 0)).numpy()
+        numbers = [number[:, width:].reshape(-1) for number in self._number(joined.numpy(), begins)]
+        return numbers, pass_tokens(tokens, state, reset)
+
+    def _number(self, tokens: Integers, begins: NDArray[np.bool_] | None = None) -> list[Integers]:
+        """For orders 2 and up the number [B, T] of the context that each token ends, -1 where it was never seen.
+
+        Args:
+            tokens: [B, T], -1 for none.
+            begins: [B, T], where a context can not reach back beyond that token.
+        """
+        numbers: list[Integers] = []
+        before = np.zeros_like(tokens)  # the number of what stands before each token: for order 1 of nothing
+        for level in self.levels[:-1]:
+            numbers.append(level.find(before, tokens, self.vocab_size))
+            before = np.full_like(tokens, -1)
+            before[:, 1:] = numbers[-1][:, :-1]
+            if begins is not None:
+                before[begins] = -1
+        return numbers
+
+    @np.errstate(divide="ignore")
+    def _spread(self, numbers: list[Integers], out: NDArray[Any]) -> None:
+        """Write log P of every word into `out` [R, V], given the contexts' numbers [R] for orders 2 and up."""
+        table = np.array(numbers, np.int64).reshape(self.order - 1, len(out))
+        for row, own in zip(out, table.T.tolist(), strict=True):
+            backed_off, seen = 0.0, []
+            for level, first, number in zip(self.levels[:0:-1], self._first[:0:-1], own[::-1], strict=True):
+                if number >= 0:
+                    seen.append((level, number, slice(first[number], first[number + 1]), backed_off))
+                    backed_off += np.log(level.backoffs[number])
+            np.add(self._single_words, backed_off, out=row, casting="same_kind")
+            for level, number, followers, above in reversed(seen):
+                words = level.keys[followers] - number * self.vocab_size
+                row[words] = np.log(level.probs[followers]) + above
 
 
 def estimate(
