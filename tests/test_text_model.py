@@ -361,3 +361,17 @@ def test_models_of_different_tokenizers_do_not_mix(letters, octets):
         MixedTextModel([letters, octets], [0.5, 0.5])
     with pytest.raises(InputError, match="one tokenizer"):
         MixedTextModel.fit([letters, octets], store)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_smaller_weights_are_loaded_and_never_saved(letters, tmp_path, weights):
+    letters.save(tmp_path / "model", "# a\n")
+    small = load(tmp_path / "model", weights=weights)
+    assert small.generate("ab", max_tokens=9) == load(tmp_path / "model", weights=weights).generate(
+        "ab", max_tokens=9
+    )
+    with pytest.raises(ConfigError, match=f"{weights} weights is not saved"):
+        small.save(tmp_path / "again", "# b\n")
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(ConfigError, match="'int4' must be one of float32, bfloat16, int8"):
+        load(tmp_path / "model", weights="int4")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from elman.generate.sampling import Sampling
 from elman.models.base import LanguageModel
 from elman.models.build import restore, tensors_of
 from elman.models.mixture import Mixture
+from elman.models.neural import NeuralLanguageModel
 from elman.models.ngram import NgramModel
+from elman.models.quantize import QuantizedLanguageModel, SmallWeights, quantize
 from elman.models.store import find_model, read_settings, read_tensors, write_model
 from elman.settings import read_section
 
@@ -45,6 +47,9 @@ class Sample:
     finish_reason: Literal["end", "length", "stop"]
     """The end token, `max_tokens`, or a stop string."""
 
+
+Weights = Literal["float32", SmallWeights]
+"""What the large matrices of a model are kept in: as they were trained, or smaller."""
 
 PARTS = "parts"
 """Where the folder of a mixture keeps those of its models."""
@@ -153,7 +158,13 @@ class TextModel:
         return token_nats(self.model, store, pad_id=self.tokenizer.pad_id)
 
     def save(self, folder: Path, card: str) -> None:
-        """Write a self-contained model folder, with `card` as its README.md."""
+        """Write a self-contained model folder, with `card` as its README.md.
+
+        Raises:
+            ConfigError: The weights were made smaller; a folder holds what was trained.
+        """
+        if isinstance(self.model, QuantizedLanguageModel):
+            raise ConfigError(f"a model with {self.model.weights} weights is not saved; load it with float32")
         settings: dict[str, Any] = {"model": asdict(self.config)}
         if isinstance(self.model, NgramModel):
             settings["excluded_ids"] = list(self.model.excluded_ids)
@@ -216,12 +227,36 @@ def require_one_tokenizer(parts: Sequence[TextModel]) -> None:
         )
 
 
-def load(path: str | Path, *, device: str = "cpu") -> TextModel:
+def load(path: str | Path, *, device: str = "cpu", weights: Weights = "float32") -> TextModel:
     """The model in a model folder or a run folder.
+
+    Args:
+        path: The folder.
+        device: Where a network computes; counts stay on the CPU.
+        weights: What its large matrices are kept in, see `models.quantize`. Of a mixture, those of its networks.
 
     Raises:
         ModelError: A file is missing, damaged, or does not fit the others.
+        ConfigError: There are no such weights; they cannot be used on the device, or the model has no matrices.
     """
+    if weights not in get_args(Weights):
+        raise ConfigError(f"weights {weights!r} must be one of {', '.join(get_args(Weights))}")
+    text_model = _load(path, device)
+    return text_model if weights == "float32" else _smaller(text_model, weights)
+
+
+def _smaller(text_model: TextModel, weights: SmallWeights) -> TextModel:
+    """The same with smaller weights; the model that is given cannot be used any more."""
+    if isinstance(text_model, MixedTextModel):
+        networks = [part for part in text_model.parts if isinstance(part.model, NeuralLanguageModel)]
+        if networks:
+            parts = [_smaller(part, weights) if part in networks else part for part in text_model.parts]
+            return MixedTextModel(parts, text_model.weights)
+    return TextModel(quantize(text_model.model, weights), text_model.tokenizer, text_model.config)
+
+
+def _load(path: str | Path, device: str) -> TextModel:
+    """The model as it was trained."""
     folder = find_model(Path(path).expanduser())
     settings = read_settings(folder)
     tokenizer = _load_tokenizer(folder, settings)
@@ -260,7 +295,7 @@ def _load_mixture(folder: Path, weights: object, device: str) -> MixedTextModel:
     )
     if not sound or not isinstance(weights, list):
         raise ModelError(f"{folder / 'config.json'}: weights {weights!r} are not positive numbers of sum one")
-    parts = [load(folder / PARTS / str(number), device=device) for number in range(1, len(weights) + 1)]
+    parts = [_load(folder / PARTS / str(number), device) for number in range(1, len(weights) + 1)]
     try:
         return MixedTextModel(parts, weights)
     except InputError:

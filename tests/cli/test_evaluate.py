@@ -90,6 +90,47 @@ def test_a_table_fits_any_width(elman, desk, monkeypatch):
         assert f"{targets:,}" in outcome.out
 
 
+@pytest.mark.parametrize(("weights", "limit"), [("bfloat16", 0.01), ("int8", 0.02)])
+def test_small_weights_are_scored_beside_float32(elman, desk, weights, limit):
+    arguments = ["eval", desk / "run", desk / "lines.txt"]
+    exact = elman(*arguments, "--json").document
+    found = elman(*arguments, "--weights", weights, "--json").document
+    assert set(found) == KEYS | {"quantized"}
+    quantized = found["quantized"]
+    assert set(quantized) == {"weights", "bits_per_byte_loss", "float32", "weight_bytes", "float32_bytes"}
+    assert quantized["weights"] == weights
+    assert quantized["float32"] == {key: exact[key] for key in exact if key != "schema"}
+    loss = found["bits_per_byte"] - exact["bits_per_byte"]
+    assert quantized["bits_per_byte_loss"] == loss != 0
+    assert abs(loss) < limit
+    assert 0 < quantized["weight_bytes"] < quantized["float32_bytes"]
+    out = elman(*arguments, "--weights", weights).out
+    assert f"{weights} weights: {loss:+.4f} bits per byte" in out
+    assert len([line for line in out.splitlines() if f"{exact['targets']:,}" in line]) == 2
+
+
+def test_small_weights_are_for_one_network(elman, desk, tmp_path):
+    options = [
+        *SMALL[: SMALL.index("--device")],
+        "--device",
+        "cpu",
+        "--family",
+        "ngram",
+        "--out",
+        "counts",
+        "-q",
+    ]
+    assert elman("train", desk / "novel.txt", *options).code == 0
+    elman("eval", "counts", desk / "lines.txt", "--weights", "int8").refuses(
+        4, "int8 weights are for networks"
+    )
+    both = [desk / "run", "counts", desk / "lines.txt", "--mix"]
+    elman("eval", *both, "--weights", "int8").refuses(2, "--weights int8 is for one model")
+    assert elman("eval", *both, "--out", "mixed").code == 0
+    found = elman("eval", "mixed", desk / "lines.txt", "--weights", "int8", "--json").document
+    assert 0 < abs(found["quantized"]["bits_per_byte_loss"]) < 0.02
+
+
 def test_standard_input_is_a_text(elman, desk):
     content = (desk / "lines.txt").read_bytes()
     piped = elman("eval", desk / "run", "-", "--json", stdin=content).document

@@ -68,6 +68,20 @@ def test_a_prompt_from_standard_input_and_one_with_hyphens(elman, desk):
     assert elman("generate", desk / "run", "--max-tokens", 0, "--", "--debug -x").out == "--debug -x\n"
 
 
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_small_weights_are_told_with_their_bytes_and_how_to_measure_their_cost(elman, desk, weights):
+    outcome = elman("generate", desk / "run", "the", "--max-tokens", 5, "--weights", weights, "--json")
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(f"weights: {weights}, 0.0 MB instead of 0.0;")
+    (sample,) = outcome.document["samples"]
+    expected = load(desk / "run", weights=weights).generate("the", max_tokens=5)[0]
+    assert (sample["text"], sample["nats"]) == (expected.text, expected.nats)
+    command = line.partition("bits per byte: elman ")[2].split()
+    assert "bits per byte" in elman(*command).out
+    plain = elman("generate", desk / "run", "the", "--max-tokens", 5, "--weights", "float32")
+    assert (plain.code, plain.err) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "parts"),
     [
@@ -85,6 +99,7 @@ def test_a_prompt_from_standard_input_and_one_with_hyphens(elman, desk):
         (["--min-p", "2"], 4, ["min_p (2.0)"]),
         (["--repetition-penalty", "0"], 4, ["repetition_penalty (0.0)"]),
         (["--stop", ""], 4, ["stop"]),
+        (["--weights", "int4"], 2, ["int4", "int8"]),
         (["a second prompt"], 2, ["unexpected argument 'a second prompt'"]),
         (["-x"], 2, ["unknown option -x", "after --"]),
     ],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from elman.errors import ConfigError, InputError
+from elman.generate import engine as engine_module
 from elman.generate.engine import PROMPT_CHUNK, Generation, Step, absorb
 from elman.generate.sampling import Sampling
 from elman.models.base import LanguageModel, map_state
@@ -192,6 +193,18 @@ def test_a_sample_does_not_depend_on_how_many_stand_beside_it(sampling, end_bonu
     assert len({len(steps) for steps in eight.values()}) > 1  # some ended early beside the others
     assert {row: eight[row] for row in range(3)} == three
     assert {0: eight[0]} == one
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS], ids=["greedy", "plain", "filtered"])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_memory_has_a_limit_and_rows_taken_in_turns_are_the_same(monkeypatch, sampling, at_once):
+    options = {"sampling": sampling, "samples": 8, "max_tokens": 30}
+    prompts = [[START, 6, 2], [START]]
+    free = run(Rolling(end_bonus=0.5), prompts, **options)
+    monkeypatch.setattr(engine_module, "LOGITS_HELD", at_once * VOCAB)
+    model = Rolling(end_bonus=0.5)
+    assert run(model, prompts, **options) == free
+    assert max(batch for name, batch, _ in model.calls if name == "log_probs") == at_once
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, *SAMPLINGS], ids=["greedy", "plain", "filtered"])

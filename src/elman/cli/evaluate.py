@@ -14,6 +14,7 @@ from elman.files import new_folder
 
 if TYPE_CHECKING:
     from elman.data.store import TokenStore
+    from elman.evaluate.score import Score
     from elman.text_model import MixedTextModel, TextModel
 
 
@@ -27,6 +28,7 @@ def evaluate_command(
     out: Path | None = None,
     batch_size: Whole = 32,
     state: Literal["reset", "carry"] = "reset",
+    weights: Literal["float32", "bfloat16", "int8"] = "float32",
     json: bool = False,
 ) -> int:
     """Score a text with a model, or with a mixture of models.
@@ -45,6 +47,7 @@ def evaluate_command(
         out: Write the mixture to this model folder, which must not exist.
         batch_size: Documents scored side by side.
         state: reset: a fresh state for each document. carry: one state through all of them, in order.
+        weights: What the large matrices of a network are kept in; if smaller, float32 is scored beside it.
         json: Print one JSON document (elman.eval/1).
     """
     require_integer("batch_size", batch_size, at_least=1)
@@ -56,6 +59,10 @@ def evaluate_command(
     if not mix and (valid is not None or out is not None):
         raise UsageError(
             f"--{'valid' if out is None else 'out'} is for a mixture; add --mix and a second model"
+        )
+    if mix and weights != "float32":
+        raise UsageError(
+            f"--weights {weights} is for one model; mix first, with --out, and then score the mixture"
         )
     if out is not None and out.exists():
         raise InputError(f"{out}: exists already; give --out another folder")
@@ -71,6 +78,8 @@ def evaluate_command(
         text_models.append(mixture)
     elif store is None:
         store = held_out(model, text_models[0])
+    if weights != "float32":
+        text_models.append(load(model, weights=weights))
     scores = [each.score_store(store, batch_size=batch_size, state=state) for each in text_models]
     if mixture is not None and out is not None:
         with new_folder(out) as folder:
@@ -80,13 +89,25 @@ def evaluate_command(
         if mixture is not None:
             found["weights"] = dict(zip(map(str, models), mixture.weights, strict=True))
             found["parts"] = dict(zip(map(str, models), (s.as_dict() for s in scores), strict=False))
+        if weights != "float32":
+            found["quantized"] = {
+                "weights": weights,
+                "bits_per_byte_loss": _loss(scores),
+                "float32": scores[0].as_dict(),
+            } | _sizes(text_models[-1])
         print_json(found)
         return 0
-    names = [*map(str, models), *(["mixture"] if mix else [])]
+    names = [*map(str, models), *(["mixture"] if mix else []), *([weights] if weights != "float32" else [])]
     rows = [[name, *score_columns(each).values()] for name, each in zip(names, scores, strict=True)]
     print_table(["model", *score_columns(scores[0])], rows)
     if mixture is not None:
         print(f"weights: {_weights(models, mixture)}")
+    if weights != "float32":
+        sizes = _sizes(text_models[-1])
+        print(
+            f"{weights} weights: {_loss(scores):+.4f} bits per byte, {sizes['weight_bytes'] / 1e6:,.1f} MB instead of"
+            f" {sizes['float32_bytes'] / 1e6:,.1f}"
+        )
     score = scores[-1]
     if score.unknown:
         print(f"{score.unknown:,} targets ({score.unknown / score.targets:.1%}) are outside the vocabulary")
@@ -142,6 +163,19 @@ def _read(text: str, reading: Reading, text_model: "TextModel") -> "TokenStore":
 
 def _weights(models: Sequence[Path], mixture: "MixedTextModel") -> str:
     return ", ".join(f"{path} {weight:.3f}" for path, weight in zip(models, mixture.weights, strict=True))
+
+
+def _loss(scores: "Sequence[Score]") -> float:
+    """Bits per byte that the second score is worse than the first."""
+    return scores[1].bits_per_byte - scores[0].bits_per_byte
+
+
+def _sizes(text_model: "TextModel") -> dict[str, int]:
+    """Bytes of the weights of a model that `load` made smaller."""
+    from elman.models.quantize import bytes_before_and_after
+
+    before, after = bytes_before_and_after(text_model.model)
+    return {"weight_bytes": after, "float32_bytes": before}
 
 
 def is_model(path: Path) -> bool:

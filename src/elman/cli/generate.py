@@ -3,9 +3,10 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from elman.cli.arguments import Source, Whole
-from elman.cli.render import print_json, visible
+from elman.cli.render import print_json, say, visible
 from elman.config import require_integer
 
 MOST_SAMPLES = 10_000
@@ -25,6 +26,7 @@ def generate_command(
     stop: tuple[str, ...] = (),
     seed: Whole = 0,
     samples: Whole = 1,
+    weights: Literal["float32", "bfloat16", "int8"] = "float32",
     json: bool = False,
 ) -> int:
     """Continue a prompt.
@@ -44,13 +46,22 @@ def generate_command(
         stop: End before this string; may be given several times.
         seed: Same seed, same text.
         samples: How many continuations.
+        weights: What the large matrices of a network are kept in; smaller is quicker and less exact.
         json: Print one JSON document (elman.generate/1).
     """
     require_integer("samples", samples, at_least=1, at_most=MOST_SAMPLES)
 
     from elman.text_model import load  # torch takes a second to import
 
-    text_model = load(model)
+    text_model = load(model, weights=weights)
+    if weights != "float32":
+        from elman.models.quantize import bytes_before_and_after
+
+        before, after = bytes_before_and_after(text_model.model)
+        say(
+            f"weights: {weights}, {after / 1e6:,.1f} MB instead of {before / 1e6:,.1f};"
+            f" what it costs in bits per byte: elman eval {model} --weights {weights}"
+        )
     if prompt == "-":
         prompt = sys.stdin.read()
     streaming = samples == 1 and not json

@@ -22,13 +22,18 @@ import torch
 from torch import Tensor
 
 from elman.errors import ConfigError, InputError
-from elman.generate.sampling import Sampling, generator, sample
+from elman.generate.draw import Uniforms, sample
+from elman.generate.sampling import Sampling
 from elman.models.base import LanguageModel, State, map_state, select_rows
 
 FinishReason = Literal["end", "length"]
 
 PROMPT_CHUNK = 256
 """Prompt tokens absorbed in one call: enough to be quick, few enough that a long prompt costs no memory."""
+
+LOGITS_HELD = 1 << 23
+"""Log-probabilities held at a time, so that memory has a limit however many rows there are: with a vocabulary of
+32,000 rows are taken 262 at once. Fewer at once would be slower, as each time all of the output matrix is read."""
 
 
 class Step(NamedTuple):
@@ -97,7 +102,8 @@ class Generation(Iterator[list[Step]]):
         self._model = model
         self._sampling = sampling
         self._end_id = end_id
-        self._banned = banned
+        self._banned = torch.tensor(sorted(set(banned)), dtype=torch.int64) if banned else None
+        self._rows_at_once = max(1, LOGITS_HELD // model.vocab_size)
         self._remaining = max_tokens
         self._total_rows = len(prompts) * samples
         self._ended: set[int] = set()
@@ -105,7 +111,7 @@ class Generation(Iterator[list[Step]]):
         self._rows = list(range(self._total_rows)) if max_tokens > 0 else []
         if not self._rows:
             return
-        self._generators = [generator(seed, row % samples) for row in self._rows]
+        self._uniforms = Uniforms(seed, [row % samples for row in self._rows])
         self._tokens = torch.tensor([prompt[-1] for prompt in prompts]).repeat_interleave(samples)
         self._state = _concatenate([_repeat(absorb(model, prompt), samples) for prompt in prompts])
         # The one thing that remembers all tokens has constant size, and exists only where it is needed.
@@ -130,21 +136,38 @@ class Generation(Iterator[list[Step]]):
         self._drop_ended()
         if not self._rows:
             raise StopIteration
-        tokens = self._tokens[:, None].to(self._model.device)
-        log_probs, self._state = self._model.log_probs(tokens, self._state)
-        log_probs = log_probs[:, -1].cpu()
-        drawn = sample(log_probs, self._sampling, self._generators, seen=self._seen, banned=self._banned)
+        uniforms = None if self._sampling.temperature == 0 else next(self._uniforms)
+        chunks = [
+            slice(start, start + self._rows_at_once)
+            for start in range(0, len(self._rows), self._rows_at_once)
+        ]
+        drawn, nats, states = zip(*(self._advance(chunk, uniforms) for chunk in chunks), strict=True)
+        self._state, self._tokens = _concatenate(states), torch.cat(drawn)
         if self._seen is not None:
-            self._seen.scatter_(1, drawn[:, None], True)
-        self._tokens = drawn
+            self._seen.scatter_(1, self._tokens[:, None], True)
         self._remaining -= 1
-        nats = (0 - log_probs.gather(1, drawn[:, None])).flatten()  # -x would make -0.0 of a certain token
+        tokens, costs = self._tokens.tolist(), torch.cat(nats).tolist()
         steps = [
             Step(row, token, cost, self._finish_reason(token))
-            for row, token, cost in zip(self._rows, drawn.tolist(), nats.tolist(), strict=True)
+            for row, token, cost in zip(self._rows, tokens, costs, strict=True)
         ]
         self._ended = {step.row for step in steps if step.finish_reason is not None}
         return steps
+
+    def _advance(self, chunk: slice, uniforms: Tensor | None) -> tuple[Tensor, Tensor, State]:
+        """Token and nats of some of the rows, both [rows], and their state after the token before it."""
+        tokens = self._tokens[chunk, None].to(self._model.device)
+        log_probs, state = self._model.log_probs(tokens, select_rows(self._state, chunk))
+        log_probs = log_probs[:, -1].cpu()
+        drawn = sample(
+            log_probs,
+            self._sampling,
+            None if uniforms is None else uniforms[chunk],
+            seen=None if self._seen is None else self._seen[chunk],
+            banned=self._banned,
+        )
+        nats = (0 - log_probs.gather(1, drawn[:, None])).flatten()  # -x would make -0.0 of a certain token
+        return drawn, nats, state
 
     def _finish_reason(self, token: int) -> FinishReason | None:
         if token == self._end_id:
@@ -158,7 +181,7 @@ class Generation(Iterator[list[Step]]):
         if len(alive) == len(self._rows):
             return
         self._rows = [self._rows[place] for place in alive]
-        self._generators = [self._generators[place] for place in alive]
+        self._uniforms.keep(alive)
         index = torch.tensor(alive, dtype=torch.int64)
         self._tokens = self._tokens[index]
         self._seen = None if self._seen is None else self._seen[index]
@@ -185,6 +208,8 @@ def _repeat(state: State, times: int) -> State:
 
 
 def _concatenate(states: Sequence[State]) -> State:
+    if len(states) == 1:
+        return states[0]
     return map_state(lambda *tensors: torch.cat(tensors), *states)
 
 

@@ -1,4 +1,4 @@
-"""From a model's log-probabilities to one token per row: filters, then a draw.
+"""From a model's log-probabilities to what a token is drawn from: the filters, and their definition.
 
 In the order of application, with x the log-probabilities (or logits) of one row:
 
@@ -8,16 +8,16 @@ In the order of application, with x the log-probabilities (or logits) of one row
     top-k                 keep the k largest                                    Fan et al. 2018
     top-p                 keep the fewest whose mass reaches p                  Holtzman et al. 2020
     min-p                 keep p_v >= m * max p                                 Nguyen et al. 2024
-    draw                  the first v with p_1 + ... + p_v > u, u uniform in [0, 1)
+    draw                  the first v with p_1 + ... + p_v > u, u uniform in [0, 1)     `generate.draw`
 
 Each filter sees the survivors of the one before it, renormalised. Equal values are ranked by id, the lowest
 first, so a filter keeps the same tokens every time. The penalty looks at the sign, as the paper's plain
 division would favour a seen token whose logit is negative. It is not invariant to a shift of the logits; on
 log-probabilities, which are never positive, it has one meaning: p_v becomes p_v ** r before renormalising.
 
-All of it happens on the CPU in float64, and a draw takes one uniform: a float32 sum over a large vocabulary
-would lose the rare tokens, a parallel scan need not be monotone, and the same seed should mean the same text
-whatever the device.
+All of it happens on the CPU, and a draw takes one uniform: a parallel scan need not be monotone, and the same seed
+should mean the same text whatever the device. Here it is plain and in float64; `generate.draw` is the quick way, and
+agrees with this.
 
 Axes: B batch, V vocabulary.
 """
@@ -31,10 +31,6 @@ import torch
 from torch import Tensor
 
 from elman.errors import ConfigError, InputError, ModelError
-
-NUCLEUS_GUESS = 1024
-"""Tokens ranked first in search of a nucleus, which is nearly always among them: ranking all of a vocabulary
-of 32,000 takes about 14 times as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,42 +62,25 @@ class Sampling:
             raise ConfigError(f"repetition_penalty ({self.repetition_penalty}) must be finite and above 0")
 
 
-def sample(
-    logits: Tensor,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    *,
-    seen: Tensor | None = None,
-    banned: Sequence[int] = (),
+def distribution(
+    logits: Tensor, sampling: Sampling, *, seen: Tensor | None = None, banned: Sequence[int] = ()
 ) -> Tensor:
-    """One token per row. Temperature 0 is argmax, the lowest id winning a tie, and advances no generator.
+    """What is drawn from, by definition: float64 [B, V] probabilities on the CPU.
 
     Args:
         logits: Float [B, V], log-probabilities or logits.
-        sampling: The filters.
-        generators: One CPU generator for each row; each gives one uniform.
+        sampling: The filters; temperature 0 gives everything to the largest, the lowest id winning a tie.
         seen: Bool [B, V], the tokens that the repetition penalty applies to; None is none of them.
         banned: Ids that are never drawn.
-
-    Returns:
-        Int64 [B], on the CPU.
 
     Raises:
         InputError: A row has no token left.
         ModelError: A row holds NaN or plus infinity.
     """
-    probabilities = distribution(logits, sampling, seen=seen, banned=banned)
-    return probabilities.argmax(dim=-1) if sampling.temperature == 0 else draw(probabilities, generators)
-
-
-def distribution(
-    logits: Tensor, sampling: Sampling, *, seen: Tensor | None = None, banned: Sequence[int] = ()
-) -> Tensor:
-    """What `sample` draws from: float64 [B, V] probabilities on the CPU; arguments and errors as there."""
     logits = ban(logits.cpu().double(), banned)
     if sampling.repetition_penalty is not None and seen is not None:
         logits = apply_repetition_penalty(logits, seen.cpu(), sampling.repetition_penalty)
-    _require_choice(logits)
+    require_choice(logits.amax(dim=-1))
     if sampling.temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
     logits = apply_temperature(logits, sampling.temperature)
@@ -128,15 +107,21 @@ def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Te
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """`logits` [B, V] below their maximum, divided by a positive `temperature`; any such float is safe."""
     # The largest is exactly 0 before the division, so a tiny temperature sends the others to -inf and nothing
-    # to +inf; the limits keep 0 / t and -inf / t from becoming NaN where t or 1 / t would not be a number.
-    tiny = torch.finfo(logits.dtype).tiny
-    return (logits - logits.amax(dim=-1, keepdim=True)) / min(max(temperature, tiny), 1 / tiny)
+    # to +inf.
+    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature_in(logits.dtype, temperature)
+
+
+def temperature_in(dtype: torch.dtype, temperature: float) -> float:
+    """A positive `temperature` within the limits that keep 0 / t and -inf / t from becoming NaN in `dtype`."""
+    tiny = torch.finfo(dtype).tiny
+    return min(max(temperature, tiny), 1 / tiny)
 
 
 def apply_top_k(logits: Tensor, k: int) -> Tensor:
     """`logits` [B, V] with all but the `k` largest at minus infinity; a `k` beyond V keeps all."""
     k = min(k, logits.shape[-1])
-    return _keep_largest(logits, logits.topk(k).values, torch.full_like(logits[:, :1], k, dtype=torch.int64))
+    count = torch.full_like(logits[:, :1], k, dtype=torch.int64)
+    return _keep_largest(logits, logits.topk(k).values[:, -1:], count)
 
 
 def apply_top_p(logits: Tensor, p: float) -> Tensor:
@@ -147,14 +132,11 @@ def apply_top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1:
         return logits  # a rounded sum may reach 1 before the last token does
-    total, vocab_size = logits.logsumexp(dim=-1, keepdim=True), logits.shape[-1]
-    for size in (min(NUCLEUS_GUESS, vocab_size), vocab_size):
-        ranked = logits.topk(size).values
-        mass = (ranked - total).exp().cumsum(dim=-1)
-        if bool((mass[:, -1] >= p).all()):
-            break
+    ranked = logits.sort(dim=-1, descending=True).values
+    mass = ranked.softmax(dim=-1).cumsum(dim=-1)
     short = (mass < p).sum(dim=-1, keepdim=True)  # tokens with which the mass is still short of p
-    return _keep_largest(logits, ranked, (short + 1).clamp(max=size))
+    count = (short + 1).clamp(max=logits.shape[-1])
+    return _keep_largest(logits, ranked.gather(-1, count - 1), count)
 
 
 def apply_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -162,14 +144,6 @@ def apply_min_p(logits: Tensor, min_p: float) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     unlikely = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
     return logits.masked_fill(unlikely, -math.inf)
-
-
-def draw(probabilities: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Int64 [B], one id per row of `probabilities` (float64 [B, V], on the CPU) by inverting its sum."""
-    uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=rng) for rng in generators])
-    cumulative = probabilities.cumsum(dim=-1)
-    # u < 1, so u * total < total in float64 too; the first sum *above* it belongs to a token with mass.
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(-1)
 
 
 def generator(seed: int, index: int) -> torch.Generator:
@@ -183,22 +157,19 @@ def generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed((start + index * 0x9E3779B9) % 2**32)
 
 
-def _keep_largest(logits: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
-    """Exactly the `count` [B, 1] largest; `ranked` [B, K] holds the K largest values in falling order."""
-    threshold = ranked.gather(-1, count - 1)
-    above, tied = logits > threshold, logits == threshold
+def _keep_largest(x: Tensor, least: Tensor, count: Tensor) -> Tensor:
+    """`x` [B, V] with minus infinity for all but its `count` [B, 1] largest, the least of which is `least` [B, 1]."""
+    above, tied = x > least, x == least
     room = count - above.sum(dim=-1, keepdim=True)
-    return logits.masked_fill(~(above | (tied & (tied.cumsum(dim=-1) <= room))), -math.inf)
+    return x.masked_fill(~(above | (tied & (tied.cumsum(dim=-1) <= room))), -math.inf)
 
 
-def _require_choice(logits: Tensor) -> None:
-    """Raise unless the largest of each row is a finite number; `amax` passes NaN on."""
-    for row, largest in enumerate(logits.amax(dim=-1).tolist()):
-        if largest == -math.inf:
+def require_choice(largest: Tensor) -> None:
+    """Raise unless the largest value of each row, [B, ...] as `amax` gives it with NaN passed on, is finite."""
+    for row, value in enumerate(largest.flatten().tolist()):
+        if value == -math.inf:
             raise InputError(
                 f"row {row}: no token is left to draw, all are banned or impossible; ban fewer ids"
             )
-        if not math.isfinite(largest):
-            raise ModelError(
-                f"row {row}: the model's distribution holds {largest}; its weights may be damaged"
-            )
+        if not math.isfinite(value):
+            raise ModelError(f"row {row}: the model's distribution holds {value}; its weights may be damaged")
