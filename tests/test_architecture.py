@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluate",
         "files",
         "models",
+        "ops",
         "settings",
         "text_model",
     },

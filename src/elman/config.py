@@ -199,6 +199,8 @@ class OptimizerConfig:
     """After warm-up: fall to zero at the end of the budget, or stay."""
     clip_norm: float | None = 1.0
     """Global L2 norm above which gradients are scaled down; None leaves them alone."""
+    row_sparse: bool = False
+    """Update only those rows of the embedding, and of an output layer with a sampled loss, that a batch used."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -227,8 +229,14 @@ class TrainingConfig:
     """Tokens of a document kept in `documents` batches, start and end included. Evaluation cuts nothing."""
     shuffle: bool = True
     """Draw documents in a new order every epoch."""
-    workers: int = 0
-    """Processes that build `documents` batches; 0 builds them in the training process."""
+    bucket: bool = False
+    """Batch documents of similar length, so that little is padded (`documents` batches)."""
+    loss: Literal["exact", "sampled"] = "exact"
+    """`sampled`: the sum over the vocabulary is estimated from negatives, quicker where it is large. Scores never."""
+    negatives: int = 512
+    """Words that stand for the vocabulary in a batch of the sampled loss."""
+    exact_share: float = 0.1
+    """Share of the budget, at its end, that is trained with the exact loss although it is sampled before."""
     max_time: float | None = None
     """Seconds of training, validation not counted; `90`, `90s`, `2m` and `1h` are understood."""
     max_steps: int | None = None
@@ -258,7 +266,8 @@ class TrainingConfig:
             require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
         require_number("fresh_start", self.fresh_start, at_least=0, at_most=1)
         require_integer("max_length", self.max_length, at_least=2, at_most=1_000_000)
-        require_integer("workers", self.workers, at_least=0, at_most=256)
+        require_integer("negatives", self.negatives, at_least=1, at_most=1_000_000)
+        require_number("exact_share", self.exact_share, at_least=0, at_most=1)
         require_integer("seed", self.seed, at_least=0, at_most=2**63 - 1)
         if self.max_steps is not None:
             require_integer("max_steps", self.max_steps, at_least=1)

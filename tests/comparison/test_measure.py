@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from elman.compare import measure
 from elman.compare.measure import PeakMemory, flops_per_token, generation_speed, loss_by_position, state_bytes
@@ -27,7 +28,7 @@ def counted():
     return estimate((tokens, np.array([0, 4, 7])), V, 3, start_id=START, excluded_ids=[PAD])
 
 
-class Attention:
+class Attention(nn.Module):
     """Causal attention over the tokens of one call: no more of a model than its products."""
 
     vocab_size, device = V, torch.device("cpu")
@@ -35,7 +36,7 @@ class Attention:
     def initial_state(self, batch_size):
         return ()
 
-    def score(self, tokens, targets, state, reset=None):
+    def forward(self, tokens, state, reset=None):
         x = torch.ones(1, 1, tokens.shape[1], H)
         return F.scaled_dot_product_attention(x, x, x, is_causal=True).sum(-1)[0], state
 

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from elman.config import OptimizerConfig
 from elman.models.base import detach, map_state, select_rows
 from elman.models.build import build, count_parameters
+from elman.ops.chunks import Chunks
 from elman.train.optimizer import make_optimizer
 from tests.compare import assert_equal_to
 from tests.contract.families import DEEP, FAMILIES, PAD, RECURRENT, VOCAB_SIZE, make_model, random_state
@@ -119,8 +120,7 @@ def test_no_tensor_comes_near_the_size_of_all_logits(family, monkeypatch):
     assert everything.elements == all_logits  # the measurement sees what there is to see
 
     module = sys.modules["elman.ops.linear_cross_entropy"]
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 1)
-    monkeypatch.setattr(module, "LEAST_ROWS", 16)
+    monkeypatch.setattr(module, "choose_chunks", lambda *shape: Chunks(rows=16, words=100))
     with LargestTensor() as scoring:
         found, _ = model.score(tokens, targets, state)
     assert 0 < scoring.elements < all_logits / 10

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.data.batches import Batch, Collate, DocumentDataset, DocumentLoader, StreamLoader, window
+from elman.data import batches as batching
+from elman.data.batches import Batch, DocumentLoader, StreamLoader, window
 from elman.data.store import TokenStore, store_from_ids
 
 PAD, START, END = 0, 1, 2
@@ -174,12 +175,18 @@ def rows_of(batches: list[Batch]) -> list[tuple[list[int], list[int]]]:
     max_length=st.none() | st.integers(2, 9),
     seed=SEEDS,
     shuffle=st.booleans(),
+    bucket=st.booleans(),
 )
-def test_documents_come_once_an_epoch_target_after_context(store, batch_size, max_length, seed, shuffle):
-    loader = DocumentLoader(store, batch_size, max_length, pad_id=PAD, seed=seed, shuffle=shuffle)
+def test_documents_come_once_an_epoch_target_after_context(
+    store, batch_size, max_length, seed, shuffle, bucket
+):
+    loader = DocumentLoader(
+        store, batch_size, max_length, pad_id=PAD, seed=seed, shuffle=shuffle, bucket=bucket
+    )
     batches = take(loader, loader.steps_per_epoch)
     for batch in batches:
         assert_well_formed(batch)
+        assert_places_are_right(batch, store)
         assert batch.reset[:, 0].all()
         assert not batch.reset[:, 1:].any()
         assert batch.counted.any(dim=0).all()  # no wider than the longest
@@ -192,29 +199,51 @@ def test_documents_come_once_an_epoch_target_after_context(store, batch_size, ma
     framed = [[START, *store.document(d).tolist()][:max_length] for d in range(store.documents)]
     expected = [(tokens[:-1], tokens[1:]) for tokens in framed]
     assert all(inputs[1:] == targets[:-1] for inputs, targets in rows)
-    assert rows == expected if not shuffle else sorted(rows) == sorted(expected)
+    assert rows == expected if not shuffle and not bucket else sorted(rows) == sorted(expected)
 
 
-def test_a_document_is_framed_and_cut():
+def test_a_document_is_framed_cut_and_padded_to_the_longest_of_its_batch():
     store = store_from_ids([[5, 6, 7], []], start_id=START, end_id=END)
-    assert [DocumentDataset(store)[i].tolist() for i in (0, 1)] == [[START, 5, 6, 7, END], [START, END]]
-    assert [DocumentDataset(store, 3)[i].tolist() for i in (0, 1)] == [[START, 5, 6], [START, END]]
-    assert len(DocumentDataset(store)) == 2
+    (batch,) = take(DocumentLoader(store, 2, None, pad_id=PAD, shuffle=False), 1)
+    assert batch.inputs.tolist() == [[START, 5, 6, 7], [START, PAD, PAD, PAD]]
+    assert batch.targets.tolist() == [[5, 6, 7, END], [END, PAD, PAD, PAD]]
+    assert batch.counted.tolist() == [[True] * 4, [True, False, False, False]]
+    (batch,) = take(DocumentLoader(store, 2, 3, pad_id=PAD, shuffle=False), 1)
+    assert batch.inputs.tolist() == [[START, 5], [START, PAD]]
+    assert batch.targets.tolist() == [[5, 6], [END, PAD]]
 
 
-def test_a_batch_is_padded_to_its_longest():
-    batch = Collate(PAD)([torch.tensor([1, 5, 6, 2]), torch.tensor([1, 2])])
-    assert batch.inputs.tolist() == [[1, 5, 6], [1, PAD, PAD]]
-    assert batch.targets.tolist() == [[5, 6, 2], [2, PAD, PAD]]
-    assert batch.counted.tolist() == [[True, True, True], [True, False, False]]
+UNEVEN = store_from_ids([[3 + i % 7] * (i * i % 41) for i in range(1, 401)], start_id=START, end_id=END)
 
 
-def test_worker_processes_build_the_same_batches():
-    def make(workers):
-        return DocumentLoader(LARGE, 7, 4, pad_id=PAD, seed=3, workers=workers)
+def padding(batches: list[Batch]) -> int:
+    return sum(int((~batch.counted).sum()) for batch in batches)
 
-    steps = make(0).steps_per_epoch
-    assert same(take(make(2), steps), take(make(0), steps))
+
+@pytest.mark.parametrize("max_length", [None, 12])
+def test_documents_of_like_length_share_a_batch(max_length):
+    def epoch(**options):
+        loader = DocumentLoader(UNEVEN, 6, max_length, pad_id=PAD, **options)
+        return take(loader, loader.steps_per_epoch)
+
+    bucketed, mixed = epoch(bucket=True), epoch()
+    assert padding(bucketed) < 0.2 * padding(mixed)
+    widths = torch.tensor([float(batch.inputs.shape[1]) for batch in bucketed[:-1]])
+    order = torch.arange(len(widths)).float()
+    # In the order of lengths, the correlation would be 1.
+    assert abs(torch.corrcoef(torch.stack([widths, order]))[0, 1]) < 0.4
+
+
+def test_only_what_is_in_a_pool_is_sorted(monkeypatch):
+    monkeypatch.setattr(batching, "POOL_BATCHES", 1)
+    plain, pooled = (
+        take(DocumentLoader(UNEVEN, 6, None, pad_id=PAD, shuffle=False, bucket=bucket), 66)
+        for bucket in (False, True)
+    )
+    assert not same(plain, pooled)
+    for one, other in zip(plain, pooled, strict=True):
+        assert sorted(one.documents[:, 0].tolist()) == sorted(other.documents[:, 0].tolist())
+        assert (other.counted.sum(dim=1).diff() >= 0).all()
 
 
 # ---- both -----------------------------------------------------------------------------------------------
@@ -228,7 +257,11 @@ def documents(store=LARGE, **options) -> DocumentLoader:
     return DocumentLoader(store, 8, 4, pad_id=PAD, **options)
 
 
-BOTH = pytest.mark.parametrize("make", [streams, documents])
+def bucketed(store=LARGE, **options) -> DocumentLoader:
+    return documents(store, bucket=True, **options)
+
+
+BOTH = pytest.mark.parametrize("make", [streams, documents, bucketed])
 
 
 @BOTH

@@ -28,6 +28,8 @@ def train_command(
     embedding_dim: Whole | None = None,
     num_layers: Whole | None = None,
     learning_rate: float | None = None,
+    loss: Literal["exact", "sampled"] | None = None,
+    negatives: Whole | None = None,
     batch_size: Whole | None = None,
     bptt: Whole | None = None,
     max_time: str | None = None,
@@ -65,6 +67,8 @@ def train_command(
         embedding_dim: Width of the token vectors.
         num_layers: Recurrent layers.
         learning_rate: Learning rate at the end of warm-up.
+        loss: exact (default), or sampled: quicker where the vocabulary is large.
+        negatives: Words that stand for the vocabulary in a sampled loss.
         batch_size: Streams, or documents, in a batch.
         bptt: Tokens of each stream in a batch.
         max_time: Budget in training time: 90, 90s, 2m, 1h.
@@ -91,6 +95,8 @@ def train_command(
         "embedding_dim": embedding_dim,
         "num_layers": num_layers,
         "learning_rate": learning_rate,
+        "loss": loss,
+        "negatives": negatives,
         "batch_size": batch_size,
         "bptt": bptt,
         "max_time": max_time,

@@ -35,17 +35,20 @@ WARM_UP_TOKENS = 10
 def flops_per_token(model: LanguageModel, tokens: int = 64) -> int:
     """Floating-point operations of the matrix products in predicting one next token; 0 for a count model.
 
-    Counted while one stream of `tokens` is scored, and divided by them. Element-wise work is left out: it is
+    Counted while one stream of `tokens` is read, and divided by them. Element-wise work is left out: it is
     of lower order in the width. Attention counts every score it computes, those of a causal mask too.
 
     Args:
         model: In evaluation mode.
         tokens: Length of the window, which matters only where the cost of a token grows with its context.
     """
+    if not isinstance(model, torch.nn.Module):
+        return 0
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=model.device)
+    every = torch.ones_like(ids, dtype=torch.bool)  # libraries, whose products are not seen, know no resets
     # Fused attention on the CPU is one operation without a formula in the counter; as products it is seen.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.score(ids, ids, model.initial_state(1))
+        model(ids, model.initial_state(1), every)
     total: int = counter.get_total_flops()
     return round(total / tokens)
 

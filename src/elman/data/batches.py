@@ -2,7 +2,8 @@
 
 *Streams*: B contiguous stretches of the text, T tokens at a time, so that a recurrent state stays valid from
 batch to batch; where a document begins, `reset` is true. *Documents*: as in the chapter, each document's
-input and target overlap, shifted by one, and a batch of them is padded to the longest.
+input and target overlap, shifted by one, and a batch of them is padded to the longest; where documents of like
+length share a batch, there is little to pad.
 
 Neither drops a target nor counts one twice, whatever B and T are.
 
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from elman.data.store import TokenStore
 
 LONG_DOCUMENT = 8192
 """Tokens beyond which a document is also entered in its middle, in training on streams."""
+
+POOL_BATCHES = 64
+"""Batches' worth of shuffled documents that are sorted by length together: the more, the less padding."""
 
 
 class Batch(NamedTuple):
@@ -65,8 +68,17 @@ def window(
     counted = position < end[:, None]
     position = np.minimum(position, offsets[-1] - 1)
     place = np.searchsorted(offsets, position, side="right") - 1
-    document = order[place]
-    within = position - offsets[place]
+    return _read(store, order[place], position - offsets[place], counted, pad_id)
+
+
+def _read(
+    store: TokenStore,
+    document: NDArray[np.int64],
+    within: NDArray[np.int64],
+    counted: NDArray[np.bool_],
+    pad_id: int,
+) -> Batch:
+    """The batch whose targets are the tokens `within` each `document`, all [B, T]: one look-up in the store."""
     source = store.starts[document] + within
     targets = store.tokens[source].astype(np.int64)
     reset = within == 0
@@ -150,24 +162,22 @@ class StreamLoader:
         self._offsets = np.concatenate([[0], lengths.cumsum()])
 
 
-class DocumentDataset(Dataset[Tensor]):
-    """Each document as one sequence, start and end tokens included, cut to `max_length` tokens."""
-
-    def __init__(self, store: TokenStore, max_length: int | None = None) -> None:
-        self._store, self._max_length = store, max_length
-
-    def __len__(self) -> int:
-        """Documents."""
-        return self._store.documents
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Int64 [length], at least two tokens; input and target are all but its last and all but its first."""
-        targets = self._store.document(index).astype(np.int64)
-        return torch.from_numpy(np.concatenate([[self._store.start_id], targets])[: self._max_length])
-
-
 class DocumentLoader:
-    """Batches of documents padded to the longest of each, epoch after epoch without end."""
+    """Batches of documents padded to the longest of each, epoch after epoch without end.
+
+    Each epoch takes the documents in a new order (seeded). With `bucket`, documents of like length share a batch:
+    POOL_BATCHES batches' worth of that order are sorted by length and cut into batches, and the batches of all
+    pools are shuffled. What fills no whole batch comes last, unsorted.
+
+    Args:
+        store: The tokens.
+        batch_size: B, documents in a batch.
+        max_length: Tokens kept of a document, start and end included, at least 2; None keeps all.
+        pad_id: The input and target of positions that do not count.
+        seed: Of the order.
+        shuffle: Take a new order every epoch, not that of the store.
+        bucket: Let documents of like length share a batch. Without `shuffle`, batches stay in their order.
+    """
 
     carries_state = False
 
@@ -180,36 +190,29 @@ class DocumentLoader:
         pad_id: int,
         seed: int = 0,
         shuffle: bool = True,
-        workers: int = 0,
+        bucket: bool = False,
     ) -> None:
-        self._dataset = DocumentDataset(store, max_length)
-        self._batch_size, self._pad_id = batch_size, pad_id
-        self._seed, self._shuffle, self._workers = seed, shuffle, workers
+        self._store, self._batch_size, self._pad_id = store, batch_size, pad_id
+        self._longest = np.iinfo(np.int64).max if max_length is None else max_length - 1
+        self._seed, self._shuffle, self._bucket = seed, shuffle, bucket
         self._epoch, self._skip = 0, 0
+        self._order = self._draw_order()
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the text, the last one perhaps smaller."""
-        return -(-len(self._dataset) // self._batch_size)
+        return -(-self._store.documents // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from where the loader is."""
         while True:
-            generator = torch.Generator().manual_seed(_mix(self._seed, self._epoch))
-            sampler = RandomSampler(self._dataset, generator=generator) if self._shuffle else None
-            indices = list(sampler if sampler is not None else range(len(self._dataset)))
-            loader = DataLoader(
-                self._dataset,
-                batch_size=self._batch_size,
-                sampler=indices[self._skip * self._batch_size :],
-                num_workers=self._workers,
-                multiprocessing_context="spawn" if self._workers else None,
-                collate_fn=Collate(self._pad_id),
-            )
-            for batch in loader:
-                self._skip += 1
-                yield batch
-            self._epoch, self._skip = self._epoch + 1, 0
+            begin = self._skip * self._batch_size
+            batch = self._gather(self._order[begin : begin + self._batch_size])
+            self._skip += 1
+            if self._skip == self.steps_per_epoch:
+                self._epoch, self._skip = self._epoch + 1, 0
+                self._order = self._draw_order()
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch begins."""
@@ -218,26 +221,33 @@ class DocumentLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to where `state_dict` was taken."""
         self._epoch, self._skip = state["epoch"], state["offset"]
+        self._order = self._draw_order()
 
+    def _gather(self, documents: NDArray[np.int64]) -> Batch:
+        length = self._lengths(documents)[:, None]
+        column = np.arange(length.max())
+        within = np.minimum(column, length - 1)
+        document = documents[:, None].repeat(len(column), axis=1)
+        return _read(self._store, document, within, column < length, self._pad_id)
 
-class Collate:
-    """Sequences to a padded batch of inputs and targets. A class, so that worker processes can receive it."""
+    def _lengths(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Targets of each document, after cutting."""
+        starts = self._store.starts
+        lengths: NDArray[np.int64] = np.minimum(starts[documents + 1] - starts[documents], self._longest)
+        return lengths
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, sequences: list[Tensor]) -> Batch:
-        """Pad [length_b] to [B, longest - 1]."""
-        lengths = torch.tensor([len(sequence) - 1 for sequence in sequences])
-        padded = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=self.pad_id)
-        counted = torch.arange(padded.shape[1] - 1) < lengths[:, None]
-        inputs = padded[:, :-1].masked_fill(
-            ~counted, self.pad_id
-        )  # an end token is a target, never a context
-        reset = torch.zeros_like(counted)
-        reset[:, 0] = True
-        unknown = torch.zeros_like(inputs)  # which document it was, nobody asks
-        return Batch(inputs, padded[:, 1:].contiguous(), reset, counted, unknown, unknown)
+    def _draw_order(self) -> NDArray[np.int64]:
+        count, size = self._store.documents, self._batch_size
+        generator = torch.Generator().manual_seed(_mix(self._seed, self._epoch))
+        order = torch.randperm(count, generator=generator).numpy() if self._shuffle else np.arange(count)
+        if not self._bucket:
+            return order
+        whole = count // size * size
+        pool = np.arange(whole) // (POOL_BATCHES * size)
+        batches = order[:whole][np.lexsort((self._lengths(order[:whole]), pool))].reshape(-1, size)
+        if self._shuffle:
+            batches = batches[torch.randperm(len(batches), generator=generator).numpy()]
+        return np.concatenate([batches.ravel(), order[whole:]])
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from elman import ops
 from elman.models.base import State
+from elman.ops.few_rows import linear_few_rows
+from elman.ops.sampled_softmax import Negatives
 
 
 class NeuralLanguageModel(nn.Module, ABC):
@@ -105,7 +107,12 @@ class NeuralLanguageModel(nn.Module, ABC):
         self.embedding.weight.register_post_accumulate_grad_hook(self._keep_padding_zero)
 
     def _keep_padding_zero(self, weight: Tensor) -> None:
-        if weight.grad is not None:
+        if weight.grad is None:
+            return
+        if weight.grad.is_sparse:
+            rows, values = weight.grad._indices()[0], weight.grad._values()
+            values.masked_fill_((rows == self.pad_index)[:, None], 0.0)
+        else:
             weight.grad[self.pad_index].zero_()
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -143,6 +150,7 @@ class NeuralLanguageModel(nn.Module, ABC):
         state: State,
         reset: Tensor | None = None,
         counted: Tensor | None = None,
+        negatives: Negatives | None = None,
     ) -> tuple[Tensor, State]:
         """Sum of the nats of the counted targets, differentiable, and the state after the last token.
 
@@ -152,18 +160,23 @@ class NeuralLanguageModel(nn.Module, ABC):
             state: What `initial_state` or an earlier call returned.
             reset: Bool [B, T], or None.
             counted: Bool [B, T]; rows that are false never reach the output layer. None counts all.
+            negatives: Words that stand for the vocabulary, for an estimate; None for the exact nats.
         """
         x, state = self.features(tokens, state, reset)
         rows, wanted = (
             (x.flatten(0, 1), targets.flatten()) if counted is None else (x[counted], targets[counted])
         )
-        nats = ops.linear_cross_entropy(rows, self.head.weight, self.head.bias, wanted)
+        weight, bias = self.head.weight, self.head.bias
+        if negatives is None:
+            return ops.linear_cross_entropy(rows, weight, bias, wanted), state
+        nats = ops.sampled_softmax(rows, weight, bias, wanted, negatives, sparse=self.embedding.sparse)
         return nats, state
 
     @torch.no_grad()
     def log_probs(self, tokens: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
         """See `LanguageModel.log_probs`."""
-        logits, state = self(tokens, state, reset)
+        x, state = self.features(tokens, state, reset)
+        logits = linear_few_rows(x, self.head.weight, self.head.bias)
         return logits.float().log_softmax(dim=-1), state
 
     @torch.no_grad()

@@ -18,7 +18,9 @@ from elman.train.interrupt import Interrupt
 from elman.train.loop import train
 from elman.train.machine import Machine
 from elman.train.metrics import MetricsLog, Progress, TensorBoardLog
+from elman.train.objective import Objective
 from elman.train.optimizer import make_optimizer
+from elman.train.row_adamw import RowAdamW
 from elman.train.watcher import Watcher
 
 METRICS = "metrics.jsonl"
@@ -57,7 +59,9 @@ def fit_network(
     """
     tokenizer = data.tokenizer
     model = build(config.model, tokenizer.vocab_size, tokenizer.pad_id).to(machine.device)
+    model.embedding.sparse = config.optimizer.row_sparse
     optimizer = make_optimizer(model, config.optimizer)
+    objective = Objective(config.training, data.train, tokenizer.vocab_size, machine.device)
     with (
         Interrupt(say) as interrupt,
         Progress(quiet=quiet) as progress,
@@ -68,9 +72,19 @@ def fit_network(
             sinks.append(stack.enter_context(TensorBoardLog(folder / "tensorboard")))
         budget = Budget(config.training, loader.steps_per_epoch)
         text_model = TextModel(model, tokenizer, config.model)
-        watcher = Watcher(config, model, text_model, data.valid, budget, sinks, progress, folder, interrupt)
+        settle = optimizer.catch_up if isinstance(optimizer, RowAdamW) else lambda: None
+        watcher = Watcher(
+            config, model, text_model, data.valid, budget, sinks, progress, folder, interrupt, settle
+        )
         steps = train(
-            model.train(), loader, optimizer, config.optimizer, budget, watcher, machine.product_dtype
+            model.train(),
+            loader,
+            optimizer,
+            config.optimizer,
+            budget,
+            watcher,
+            machine.product_dtype,
+            objective.negatives,
         )
         seconds = budget.seconds
         watcher.validate(steps)
@@ -112,7 +126,7 @@ def make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLoa
             pad_id=pad_id,
             seed=training.seed,
             shuffle=training.shuffle,
-            workers=training.workers,
+            bucket=training.bucket,
         )
     if len(data.train) < 2 * training.batch_size:
         raise InputError(

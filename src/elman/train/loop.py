@@ -1,19 +1,19 @@
 """The training loop: take a batch, predict, learn, look up now and then."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 from elman.config import OptimizerConfig
 from elman.data.batches import Batch
 from elman.errors import DivergedError
-from elman.models.base import detach
 from elman.models.neural import NeuralLanguageModel
+from elman.ops.sampled_softmax import Negatives
 from elman.train.budget import Budget
 from elman.train.optimizer import learning_rate, set_learning_rate
+from elman.train.step import make_step, to_inputs
 
 
 class Loader(Protocol):
@@ -35,8 +35,8 @@ class StepResult:
     """Share of the budget gone after the step."""
     loss: torch.Tensor
     """Mean nats a target, before the update; a scalar on the model's device."""
-    targets: torch.Tensor
-    """Targets counted; a scalar on the model's device."""
+    targets: int
+    """Targets counted."""
     gradient_norm: torch.Tensor
     """Global L2 norm before clipping; a scalar on the model's device."""
     learning_rate: float
@@ -50,6 +50,10 @@ class Observer(Protocol):
         ...
 
 
+LOOK_EVERY = 64
+"""Steps after which an accelerator is asked whether all gradients were finite; a processor is asked at each."""
+
+
 def train(
     model: NeuralLanguageModel,
     loader: Loader,
@@ -58,36 +62,37 @@ def train(
     budget: Budget,
     observe: Observer,
     product_dtype: torch.dtype = torch.float32,
+    negatives: Callable[[float], Negatives | None] = lambda used: None,
 ) -> int:
     """Train `model` in place until the budget is used or `observe` says stop; returns the steps done.
 
-    Large products are computed in `product_dtype`; see `ops.precision`.
+    Large products are computed in `product_dtype`; see `ops.precision`. `negatives` are those of the next step,
+    from the share of the budget that is used; None trains with the exact loss.
 
     Raises:
         DivergedError: The loss or the gradient is not finite; the update that would follow is not made.
     """
+    take_step = make_step(model, optimizer, config.clip_norm, product_dtype)
+    look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
+    finite = torch.ones((), dtype=torch.bool, device=model.device)
     state = None
     batches = iter(loader)
     step, used = 0, budget.used(0)
     while used < 1:
-        batch = Batch(*(tensor.to(model.device, non_blocking=True) for tensor in next(batches)))
-        if state is None or not loader.carries_state:
+        batch = next(batches)
+        fresh = state is None or not loader.carries_state
+        if fresh:
             state = model.initial_state(len(batch.inputs))
         set_learning_rate(optimizer, rate := learning_rate(config, used))
-        with torch.autocast(model.device.type, product_dtype, enabled=product_dtype != torch.float32):
-            nats, state = model.loss(batch.inputs, batch.targets, detach(state), batch.reset, batch.counted)
-        targets = batch.counted.sum()
-        loss = nats / targets
-        loss.backward()
-        norm = clip_grad_norm_(model.parameters(), config.clip_norm or torch.inf)
-        if not torch.isfinite(norm):
+        inputs = to_inputs(batch, negatives(used), model.device, fresh=fresh)
+        loss, norm, state = take_step(inputs, state)
+        finite &= torch.isfinite(norm)
+        if step % look_every == 0 and not finite:
             raise DivergedError(
                 f"step {step + 1}: the gradient is not finite (loss {loss.item():g} nats);"
                 f" lower learning_rate ({config.learning_rate:g}) or set clip_norm"
             )
-        optimizer.step()
-        optimizer.zero_grad()
         step, used = step + 1, budget.used(step + 1)
-        if observe(StepResult(step, used, loss.detach(), targets, norm, rate)):
+        if observe(StepResult(step, used, loss, int(batch.counted.sum()), norm, rate)):
             break
     return step

@@ -8,17 +8,24 @@ import torch
 from torch import nn
 
 from elman.config import OptimizerConfig
+from elman.train.row_adamw import RowAdamW
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters, fused, in one pass over memory."""
+    """AdamW over all parameters, fused, in one pass over memory; `row_sparse`, over those rows that were used."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     vectors = [p for p in parameters if p.dim() < 2]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": config.weight_decay if config.decay_vectors else 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    betas = (config.beta1, config.beta2)
+    if config.row_sparse:
+        return RowAdamW(groups, lr=config.learning_rate, betas=betas)
+    if any(p.device.type == "cuda" for p in parameters):  # as a recorded step needs it
+        rate = torch.tensor(config.learning_rate, device=parameters[0].device)
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
 
 
 def learning_rate(config: OptimizerConfig, used: float) -> float:
@@ -36,4 +43,7 @@ def learning_rate(config: OptimizerConfig, used: float) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use `rate` from the next step on."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

@@ -1,7 +1,7 @@
 """What is done beside the steps of a training: record, show, validate, keep the best."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Watcher:
     progress: Progress
     folder: Path
     interrupt: Interrupt
+    settle: Callable[[], None] = lambda: None
+    """Called before weights are looked at."""
     tokens: int = 0
     best: float = math.inf
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Watcher:
 
     def __call__(self, result: StepResult) -> bool:
         """After every step; true when the user asked to stop."""
-        self.tokens += int(result.targets)
+        self.tokens += result.targets
         seconds = self.budget.seconds
         since, tokens_then = self._recorded
         if result.step == 1 or seconds - since >= RECORD_SECONDS or result.used >= 1:
@@ -59,6 +61,7 @@ class Watcher:
 
     def validate(self, step: int) -> None:
         """Score held-out text; keep the weights, and the model on disk, if they are the best so far."""
+        self.settle()
         with self.budget.paused():
             self.model.eval()
             score = self.text_model.score_store(self._some)
