@@ -1,0 +1,133 @@
+"""C4: a training step with sampled softmax, in tokens a second, beside the chapter's loop at W1's vocabulary.
+
+512 negatives that the batch shares, drawn afresh for each step; gradients of the embedding and of the output layer as
+rows, and an AdamW that touches only those. The loss is another one than the chapter's, so that what must agree is
+this: with every word among the negatives it is the exact loss, and so are its gradients.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from benchmarks.agreement import require_agreement
+from benchmarks.goals import CHAPTER
+from benchmarks.race import FLOAT32_TOLERANCE, Side, race
+from benchmarks.record import Record, versus
+from benchmarks.settings import Settings
+from benchmarks.shapes import TINY, W1, ModelShape, token_batches
+from benchmarks.steppers import Batches, chapter_model, chapter_step, production_model
+from elman import ops
+from elman.models.neural import NeuralLanguageModel
+from elman.ops.proposal import Proposal
+from elman.ops.sampled_softmax import Negatives, sampled_softmax
+from elman.train.row_adamw import RowAdamW
+
+NEGATIVES = 512
+
+STEPS = 10
+"""Of ours in a round: a single one after the chapter's would find all caches cold."""
+
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Negatives], Tensor]
+"""From H, W, b, targets and negatives to the sum of nats."""
+
+
+def run(settings: Settings) -> Iterator[Record]:
+    """The check, then one race."""
+    shape = TINY if settings.quick else W1
+    check(TINY)
+    yield from times(settings, shape, 8 if settings.quick else NEGATIVES)
+
+
+def check(shape: ModelShape, loss: Loss = sampled_softmax) -> None:
+    """Refuse a sampled softmax that is not the exact one when it samples everything.
+
+    Raises:
+        DisagreementError: Its value or a gradient differs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True)
+        for size in ((shape.positions, shape.width), (shape.vocab, shape.width), (shape.vocab,))
+    ]
+    _, targets = token_batches(shape, 1)[0]
+    counts = torch.bincount(targets.flatten(), minlength=shape.vocab)
+    everything = Proposal(counts, shape.vocab).draw(generator)
+    found = loss(*leaves, targets.flatten(), everything)
+    expected = ops.linear_cross_entropy(*leaves, targets.flatten())
+    require_agreement(
+        "sampled softmax of all words",
+        [found, *torch.autograd.grad(found, leaves)],
+        "exact softmax",
+        [expected, *torch.autograd.grad(expected, leaves)],
+        FLOAT32_TOLERANCE,
+    )
+
+
+def times(settings: Settings, shape: ModelShape, negatives: int) -> Iterator[Record]:
+    """Both precisions beside the chapter."""
+    batches = token_batches(shape, 8)
+    steps = {
+        dtype: sampled_step(
+            production_model(chapter_model(shape), shape), batches, negatives, getattr(torch, dtype)
+        )
+        for dtype in ("float32", "bfloat16")
+    }
+    reference = Side(CHAPTER, partial(_repeat, chapter_step(chapter_model(shape), batches), 1))
+    sides = [Side(dtype, partial(_repeat, step, STEPS)) for dtype, step in steps.items()]
+    taken = race(reference, *sides, seconds=settings.seconds, least=4)
+    exact = ModelShape(shape.batch, shape.time, shape.width, vocab=negatives + 1, layers=shape.layers)
+    for dtype in steps:
+        yield versus(
+            "C4",
+            f"sampled softmax step, {dtype}{'' if dtype == 'float32' else ' products'}",
+            taken[dtype].divided(STEPS),
+            taken[CHAPTER],
+            shape=f"{shape}, {negatives} negatives",
+            dtype=dtype,
+            limit=settings.limits.seconds(dtype, exact.step_flop),
+            peer_limit=settings.limits.seconds("float32", shape.step_flop, shape.step_bytes),
+            note="the peer's products are in float32",
+        )
+
+
+def sampled_step(
+    model: NeuralLanguageModel, batches: Batches, negatives: int, product_dtype: torch.dtype
+) -> Callable[[], float]:
+    """A step whose cost does not grow with the vocabulary."""
+    tokens = torch.stack([targets for _, targets in batches])
+    proposal = Proposal(torch.bincount(tokens.flatten(), minlength=model.vocab_size), negatives)
+    generator = torch.Generator().manual_seed(0)
+    model.embedding.sparse = True
+    optimizer = RowAdamW(model.parameters(), lr=1e-3)
+    source = cycle(batches)
+    model.train()
+
+    def step() -> float:
+        inputs, targets = next(source)
+        with torch.autocast("cpu", product_dtype, enabled=product_dtype != torch.float32):
+            hidden, _ = model.features(inputs, model.initial_state(len(inputs)))
+            nats = sampled_softmax(
+                hidden.flatten(0, 1),
+                model.head.weight,
+                model.head.bias,
+                targets.flatten(),
+                proposal.draw(generator),
+                sparse=True,
+            )
+        loss = nats / targets.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _repeat(step: Callable[[], float], times: int) -> tuple[()]:
+    """Some steps; their losses are of different kinds, and nothing is to be compared."""
+    for _ in range(times):
+        step()
+    return ()

@@ -1,0 +1,160 @@
+"""A training step as something that can be called: the chapter's loop, ours, and stock torch's best.
+
+`chapter.train` and `train.loop.train` run to their end; a race takes a step of each in turns. So their bodies stand
+here again, line by line, and tests hold that they give the same losses as the loops themselves.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import cycle
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.shapes import ModelShape
+from elman import chapter
+from elman.config import PRESETS, ModelConfig
+from elman.models.base import detach
+from elman.models.build import build
+from elman.models.convert import from_chapter
+from elman.models.neural import NeuralLanguageModel
+from elman.train.optimizer import make_optimizer
+
+PAD = 0
+
+Batches = list[tuple[Tensor, Tensor]]
+
+Step = Callable[[], float]
+"""Takes the next batch, learns from it, and returns the mean nats of a target before that."""
+
+
+def chapter_model(shape: ModelShape, seed: int = 0) -> chapter.RecurrentLanguageModel:
+    """The chapter's model with its initialisation."""
+    torch.manual_seed(seed)
+    model = chapter.RecurrentLanguageModel(shape.vocab, shape.width, shape.layers, PAD)
+    chapter.initialize_weights(model)
+    return model
+
+
+def production_model(source: chapter.RecurrentLanguageModel, shape: ModelShape) -> NeuralLanguageModel:
+    """Ours, as the chapter preset builds it, with the same weights."""
+    config = ModelConfig(
+        cell="elman",
+        embedding_dim=shape.width,
+        hidden_size=shape.width,
+        num_layers=shape.layers,
+        initialization="xavier",
+    )
+    model = build(config, shape.vocab, PAD)
+    model.load_state_dict(from_chapter(source).state_dict())
+    return model
+
+
+def chapter_step(model: chapter.RecurrentLanguageModel, batches: Batches) -> Step:
+    """The body of `chapter.train`."""
+    criterion = nn.CrossEntropyLoss(ignore_index=PAD)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    source = cycle(batches)
+    model.train()
+
+    def step() -> float:
+        input_seq, target_seq = next(source)
+        batch_size, seq_len = input_seq.shape
+        optimizer.zero_grad()
+        output = model(input_seq)
+        output = output.reshape(batch_size * seq_len, output.shape[-1])
+        loss = criterion(output, target_seq.reshape(batch_size * seq_len))
+        nats: float = loss.item()
+        loss.backward()
+        optimizer.step()
+        return nats
+
+    return step
+
+
+def production_step(
+    model: NeuralLanguageModel, batches: Batches, product_dtype: torch.dtype = torch.float32
+) -> Step:
+    """The body of `train.loop.train`, with the optimizer of the chapter preset."""
+    config = PRESETS["chapter"].optimizer
+    optimizer = make_optimizer(model, config)
+    source = with_masks(batches)
+    model.train()
+
+    def step() -> float:
+        inputs, targets, reset, counted = next(source)
+        state = model.initial_state(len(inputs))
+        with torch.autocast("cpu", product_dtype, enabled=product_dtype != torch.float32):
+            nats, _ = model.loss(inputs, targets, detach(state), reset, counted)
+        loss = nats / counted.sum()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or torch.inf)
+        assert torch.isfinite(norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def with_masks(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The batches again and again, each row a document of full length: inputs, targets, reset, counted."""
+    for inputs, targets in cycle(batches):
+        reset = torch.zeros_like(inputs, dtype=torch.bool)
+        reset[:, 0] = True
+        yield inputs, targets, reset, torch.ones_like(reset)
+
+
+class StockModel(nn.Module):
+    """The same model of stock modules: nn.Embedding, nn.RNN, nn.Linear."""
+
+    def __init__(self, source: chapter.RecurrentLanguageModel) -> None:
+        super().__init__()
+        vocab, width = source.embedding.weight.shape
+        self.embedding = nn.Embedding(vocab, width, padding_idx=PAD)
+        self.rnn = nn.RNN(width, width, len(source.rnn.rnn_units), batch_first=True)
+        self.head = nn.Linear(width, vocab)
+        with torch.no_grad():
+            self.embedding.weight.copy_(source.embedding.weight)
+            self.head.weight.copy_(source.fc.weight)
+            self.head.bias.copy_(source.fc.bias)
+            for layer, unit in enumerate(source.rnn.rnn_units):
+                assert isinstance(unit, chapter.ElmanRNNUnit)
+                getattr(self.rnn, f"weight_ih_l{layer}").copy_(unit.Wh.T)
+                getattr(self.rnn, f"weight_hh_l{layer}").copy_(unit.Uh.T)
+                getattr(self.rnn, f"bias_ih_l{layer}").copy_(unit.b)
+                getattr(self.rnn, f"bias_hh_l{layer}").zero_()
+        for layer in range(self.rnn.num_layers):  # one bias is enough, and two would learn twice as fast
+            getattr(self.rnn, f"bias_hh_l{layer}").requires_grad_(False)
+
+
+def stock_step(model: StockModel, batches: Batches, chunk: int | None) -> Step:
+    """Stock torch: nn.RNN, F.linear_cross_entropy in chunks of `chunk` rows, fused AdamW.
+
+    A torch that does not have it, before 2.11, takes F.cross_entropy(F.linear()), as `chunk` None does.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+    source = cycle(batches)
+
+    def step() -> float:
+        inputs, targets = next(source)
+        hidden, _ = model.rnn(model.embedding(inputs))
+        rows, wanted = hidden.flatten(0, 1), targets.flatten()
+        loss = linear_cross_entropy(rows, model.head.weight, model.head.bias, wanted, chunk) / len(wanted)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk: int | None
+) -> Tensor:
+    """Stock torch's sum of nats, in chunks of `chunk` rows, or plainly for None or where it has no chunks."""
+    if chunk is None or not hasattr(F, "linear_cross_entropy"):
+        return F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="sum")
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
+    return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, reduction="sum", options=options)

@@ -1,0 +1,89 @@
+"""The steps that are timed are those of the loops: same losses, step by step."""
+
+import pytest
+import torch
+from benchmarks.shapes import TINY, token_batches
+from benchmarks.steppers import (
+    PAD,
+    StockModel,
+    chapter_model,
+    chapter_step,
+    linear_cross_entropy,
+    production_model,
+    production_step,
+    stock_step,
+    with_masks,
+)
+
+from elman import chapter
+from elman.config import PRESETS, TrainingConfig
+from elman.data.batches import Batch
+from elman.train.budget import Budget
+from elman.train.loop import train
+from elman.train.optimizer import make_optimizer
+from tests.switches import torch_as_before  # noqa: F401 - autouse
+
+STEPS = 6
+
+BATCHES = token_batches(TINY, 3)
+
+
+@pytest.fixture
+def losses_of_the_chapter():
+    return chapter.train(chapter_model(TINY), BATCHES, learning_rate=1e-3, num_epochs=2, pad_index=PAD)
+
+
+def test_the_chapter_s_step_is_the_body_of_its_loop(losses_of_the_chapter):
+    step = chapter_step(chapter_model(TINY), BATCHES)
+    assert [step() for _ in range(STEPS)] == losses_of_the_chapter
+
+
+class Loader:
+    """The batches, as the loop wants them."""
+
+    carries_state = False
+
+    def __iter__(self):
+        for inputs, targets, reset, counted in with_masks(BATCHES):
+            yield Batch(inputs, targets, reset, counted, inputs, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_our_step_is_the_body_of_our_loop(dtype):
+    config = PRESETS["chapter"].optimizer
+    model = production_model(chapter_model(TINY), TINY)
+    seen = []
+
+    def observe(result):
+        seen.append(result.loss.item())
+        return len(seen) == STEPS
+
+    train(
+        model,
+        Loader(),
+        make_optimizer(model, config),
+        config,
+        Budget(TrainingConfig(max_steps=100), 1),
+        observe,
+        dtype,
+    )
+    step = production_step(production_model(chapter_model(TINY), TINY), BATCHES, dtype)
+    assert [step() for _ in range(STEPS)] == pytest.approx(seen, rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [None, 4, 1024])
+def test_ours_and_stock_learn_what_the_chapter_learns(losses_of_the_chapter, chunk):
+    own = production_step(production_model(chapter_model(TINY), TINY), BATCHES)
+    stock = stock_step(StockModel(chapter_model(TINY)), BATCHES, chunk)
+    for step in (own, stock):
+        assert [step() for _ in range(STEPS)] == pytest.approx(losses_of_the_chapter, rel=1e-5)
+    assert losses_of_the_chapter[3] < losses_of_the_chapter[0]  # the same batch again
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_stock_s_chunks_change_nothing(chunk):
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(20, 4), torch.randn(9, 4), torch.randn(9)
+    targets = torch.randint(9, (20,))
+    plain = linear_cross_entropy(hidden, weight, bias, targets, None)
+    assert linear_cross_entropy(hidden, weight, bias, targets, chunk).item() == pytest.approx(plain.item())
