@@ -1,24 +1,27 @@
 """A training step as something that can be called: the chapter's loop, ours, and stock torch's best.
 
-`chapter.train` and `train.loop.train` run to their end; a race takes a step of each in turns. So their bodies stand
-here again, line by line, and tests hold that they give the same losses as the loops themselves.
+`chapter.train` runs to its end, and a race takes a step of each side in turns. So its body stands here again, line by
+line; tests hold that every step gives the losses of its loop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.baselines import StockModel
 from benchmarks.shapes import ModelShape
 from elman import chapter
 from elman.config import PRESETS, ModelConfig
-from elman.models.base import detach
 from elman.models.build import build
 from elman.models.convert import from_chapter
 from elman.models.neural import NeuralLanguageModel
+from elman.ops.sampled_softmax import Negatives
 from elman.train.optimizer import make_optimizer
+from elman.train.step import EagerStep, Inputs
 
 PAD = 0
 
@@ -73,59 +76,50 @@ def chapter_step(model: chapter.RecurrentLanguageModel, batches: Batches) -> Ste
 
 
 def production_step(
-    model: NeuralLanguageModel, batches: Batches, product_dtype: torch.dtype = torch.float32
+    model: NeuralLanguageModel,
+    batches: Batches,
+    product_dtype: torch.dtype = torch.float32,
+    *,
+    negatives: Callable[[], Negatives] | None = None,
+    row_sparse: bool = False,
 ) -> Step:
-    """The body of `train.loop.train`, with the optimizer of the chapter preset."""
-    config = PRESETS["chapter"].optimizer
-    optimizer = make_optimizer(model, config)
-    source = with_masks(batches)
-    model.train()
+    """The step of `train.loop.train`, with the optimizer of the chapter preset; sampled if there are negatives."""
+    config = replace(PRESETS["chapter"].optimizer, row_sparse=row_sparse)
+    model.embedding.sparse = row_sparse
+    take_step = EagerStep(model.train(), make_optimizer(model, config), config.clip_norm, product_dtype)
+    source = cycle(batches)
 
     def step() -> float:
-        inputs, targets, reset, counted = next(source)
-        state = model.initial_state(len(inputs))
-        with torch.autocast("cpu", product_dtype, enabled=product_dtype != torch.float32):
-            nats, _ = model.loss(inputs, targets, detach(state), reset, counted)
-        loss = nats / counted.sum()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or torch.inf)
-        assert torch.isfinite(norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        tokens, targets = next(source)
+        inputs = whole(tokens, targets, negatives() if negatives else None)
+        return take_step(inputs, model.initial_state(len(tokens))).loss.item()
 
     return step
 
 
-def with_masks(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The batches again and again, each row a document of full length: inputs, targets, reset, counted."""
-    for inputs, targets in cycle(batches):
-        reset = torch.zeros_like(inputs, dtype=torch.bool)
-        reset[:, 0] = True
-        yield inputs, targets, reset, torch.ones_like(reset)
+def whole(tokens: Tensor, targets: Tensor, negatives: Negatives | None = None) -> Inputs:
+    """A batch whose every row is a document of full length, as a step wants it."""
+    number = torch.tensor(float(targets.numel()), device=tokens.device)
+    return Inputs(tokens, targets, None, None, number, negatives)
 
 
-class StockModel(nn.Module):
-    """The same model of stock modules: nn.Embedding, nn.RNN, nn.Linear."""
-
-    def __init__(self, source: chapter.RecurrentLanguageModel) -> None:
-        super().__init__()
-        vocab, width = source.embedding.weight.shape
-        self.embedding = nn.Embedding(vocab, width, padding_idx=PAD)
-        self.rnn = nn.RNN(width, width, len(source.rnn.rnn_units), batch_first=True)
-        self.head = nn.Linear(width, vocab)
-        with torch.no_grad():
-            self.embedding.weight.copy_(source.embedding.weight)
-            self.head.weight.copy_(source.fc.weight)
-            self.head.bias.copy_(source.fc.bias)
-            for layer, unit in enumerate(source.rnn.rnn_units):
-                assert isinstance(unit, chapter.ElmanRNNUnit)
-                getattr(self.rnn, f"weight_ih_l{layer}").copy_(unit.Wh.T)
-                getattr(self.rnn, f"weight_hh_l{layer}").copy_(unit.Uh.T)
-                getattr(self.rnn, f"bias_ih_l{layer}").copy_(unit.b)
-                getattr(self.rnn, f"bias_hh_l{layer}").zero_()
-        for layer in range(self.rnn.num_layers):  # one bias is enough, and two would learn twice as fast
-            getattr(self.rnn, f"bias_hh_l{layer}").requires_grad_(False)
+def stock_model(source: chapter.RecurrentLanguageModel) -> StockModel:
+    """The same model of stock modules, with the same weights."""
+    vocab, width = source.embedding.weight.shape
+    model = StockModel(vocab, width, len(source.rnn.rnn_units), PAD)
+    with torch.no_grad():
+        model.embedding.weight.copy_(source.embedding.weight)
+        model.fc.weight.copy_(source.fc.weight)
+        model.fc.bias.copy_(source.fc.bias)
+        for layer, unit in enumerate(source.rnn.rnn_units):
+            assert isinstance(unit, chapter.ElmanRNNUnit)
+            getattr(model.rnn, f"weight_ih_l{layer}").copy_(unit.Wh.T)
+            getattr(model.rnn, f"weight_hh_l{layer}").copy_(unit.Uh.T)
+            getattr(model.rnn, f"bias_ih_l{layer}").copy_(unit.b)
+            getattr(model.rnn, f"bias_hh_l{layer}").zero_()
+    for layer in range(model.rnn.num_layers):  # one bias is enough, and two would learn twice as fast
+        getattr(model.rnn, f"bias_hh_l{layer}").requires_grad_(False)
+    return model
 
 
 def stock_step(model: StockModel, batches: Batches, chunk: int | None) -> Step:
@@ -141,7 +135,7 @@ def stock_step(model: StockModel, batches: Batches, chunk: int | None) -> Step:
         inputs, targets = next(source)
         hidden, _ = model.rnn(model.embedding(inputs))
         rows, wanted = hidden.flatten(0, 1), targets.flatten()
-        loss = linear_cross_entropy(rows, model.head.weight, model.head.bias, wanted, chunk) / len(wanted)
+        loss = linear_cross_entropy(rows, model.fc.weight, model.fc.bias, wanted, chunk) / len(wanted)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

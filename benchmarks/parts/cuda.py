@@ -24,13 +24,15 @@ from benchmarks.settings import Settings
 from benchmarks.shapes import TINY, W1, ModelShape, token_batches
 from benchmarks.steppers import (
     Batches,
-    StockModel,
     chapter_model,
     linear_cross_entropy,
     production_model,
+    stock_model,
+    whole,
 )
 from elman.config import PRESETS
 from elman.train.optimizer import make_optimizer
+from elman.train.step import WARM_UP, make_step
 
 WHAT = "training step on a GPU"
 
@@ -85,7 +87,7 @@ def times(settings: Settings, shape: ModelShape) -> Iterator[Record]:
     name, stock = best_stock(shape, batches)
     sides = [
         Side(STOCK, partial(stock.run, REPLAYS)),
-        Side("elman", partial(production(shape, batches).run, REPLAYS), LOSS_TOLERANCE),
+        Side("elman", partial(ProductionStep(shape, batches).run, REPLAYS), LOSS_TOLERANCE),
     ]
     taken = race(*sides, seconds=settings.seconds, least=10, clock=event_clock)
     limits = measure_limits(0.3, "cuda", small=settings.quick)
@@ -127,24 +129,22 @@ def capture(learn: Callable[[Tensor, Tensor], Tensor], batches: Batches) -> Capt
     return CapturedStep(graph, inputs, targets, loss, on_device)
 
 
-def production(shape: ModelShape, batches: Batches) -> CapturedStep:
-    """Our model, loss and optimizer."""
-    model = production_model(chapter_model(shape), shape).cuda()
-    model.train()
-    optimizer = make_optimizer(model, PRESETS["chapter"].optimizer)
-    for group in optimizer.param_groups:
-        group["capturable"] = True
+class ProductionStep:
+    """Our step, which is recorded at its first batches."""
 
-    def learn(inputs: Tensor, targets: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16):
-            nats, _ = model.loss(inputs, targets, model.initial_state(len(inputs)))
-        loss = nats / targets.numel()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+    def __init__(self, shape: ModelShape, batches: Batches) -> None:
+        self.model = production_model(chapter_model(shape), shape).cuda().train()
+        config = PRESETS["chapter"].optimizer
+        optimizer = make_optimizer(self.model, config)
+        self.take_step = make_step(self.model, optimizer, config.clip_norm, torch.bfloat16)
+        self.inputs = [whole(tokens.cuda(), targets.cuda()) for tokens, targets in batches]
+        self.state = self.model.initial_state(shape.batch)
+        self.run(WARM_UP)
 
-    return capture(learn, batches)
+    def run(self, steps: int) -> Tensor:
+        """Take so many steps, each with the next batch; the losses, still on the device."""
+        chosen = (self.inputs[index % len(self.inputs)] for index in range(steps))
+        return torch.stack([self.take_step(inputs, self.state).loss for inputs in chosen])
 
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -177,7 +177,7 @@ def best_stock(shape: ModelShape, batches: Batches) -> tuple[str, CapturedStep]:
 
 def stock(shape: ModelShape, batches: Batches, loss: Loss) -> CapturedStep:
     """nn.RNN on cuDNN, a loss, fused AdamW."""
-    model = StockModel(chapter_model(shape)).cuda()
+    model = stock_model(chapter_model(shape)).cuda()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True, capturable=True)
 
@@ -185,7 +185,7 @@ def stock(shape: ModelShape, batches: Batches, loss: Loss) -> CapturedStep:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
             hidden, _ = model.rnn(model.embedding(inputs))
-            nats = loss(hidden.flatten(0, 1), model.head.weight, model.head.bias, targets.flatten())
+            nats = loss(hidden.flatten(0, 1), model.fc.weight, model.fc.bias, targets.flatten())
         mean = nats / targets.numel()
         mean.backward()
         optimizer.step()

@@ -7,7 +7,6 @@ this: with every word among the negatives it is the exact loss, and so are its g
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -18,12 +17,18 @@ from benchmarks.race import FLOAT32_TOLERANCE, Side, race
 from benchmarks.record import Record, versus
 from benchmarks.settings import Settings
 from benchmarks.shapes import TINY, W1, ModelShape, token_batches
-from benchmarks.steppers import Batches, chapter_model, chapter_step, production_model
+from benchmarks.steppers import (
+    Batches,
+    Step,
+    chapter_model,
+    chapter_step,
+    production_model,
+    production_step,
+)
 from elman import ops
 from elman.models.neural import NeuralLanguageModel
 from elman.ops.proposal import Proposal
 from elman.ops.sampled_softmax import Negatives, sampled_softmax
-from elman.train.row_adamw import RowAdamW
 
 NEGATIVES = 512
 
@@ -95,35 +100,14 @@ def times(settings: Settings, shape: ModelShape, negatives: int) -> Iterator[Rec
 
 def sampled_step(
     model: NeuralLanguageModel, batches: Batches, negatives: int, product_dtype: torch.dtype
-) -> Callable[[], float]:
+) -> Step:
     """A step whose cost does not grow with the vocabulary."""
     tokens = torch.stack([targets for _, targets in batches])
     proposal = Proposal(torch.bincount(tokens.flatten(), minlength=model.vocab_size), negatives)
     generator = torch.Generator().manual_seed(0)
-    model.embedding.sparse = True
-    optimizer = RowAdamW(model.parameters(), lr=1e-3)
-    source = cycle(batches)
-    model.train()
-
-    def step() -> float:
-        inputs, targets = next(source)
-        with torch.autocast("cpu", product_dtype, enabled=product_dtype != torch.float32):
-            hidden, _ = model.features(inputs, model.initial_state(len(inputs)))
-            nats = sampled_softmax(
-                hidden.flatten(0, 1),
-                model.head.weight,
-                model.head.bias,
-                targets.flatten(),
-                proposal.draw(generator),
-                sparse=True,
-            )
-        loss = nats / targets.numel()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
+    return production_step(
+        model, batches, product_dtype, negatives=lambda: proposal.draw(generator), row_sparse=True
+    )
 
 
 def _repeat(step: Callable[[], float], times: int) -> tuple[()]:

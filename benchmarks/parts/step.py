@@ -20,11 +20,11 @@ from benchmarks.shapes import TINY, W1, ModelShape, token_batches
 from benchmarks.steppers import (
     Batches,
     Step,
-    StockModel,
     chapter_model,
     chapter_step,
     production_model,
     production_step,
+    stock_model,
     stock_step,
 )
 
@@ -57,7 +57,7 @@ def times(
         Side(dtype, make(shape, batches, getattr(torch, dtype)), LOSS_TOLERANCE[dtype])
         for dtype in ("float32", "bfloat16")
     ]
-    stock = Side(STOCK, stock_step(StockModel(chapter_model(shape)), batches, STOCK_CHUNK))
+    stock = Side(STOCK, stock_step(stock_model(chapter_model(shape)), batches, STOCK_CHUNK))
     reference = Side(CHAPTER, chapter_step(chapter_model(shape), batches))
     taken = race(reference, *sides, stock, seconds=2 * settings.seconds, least=4)
     names = {"float32": ("C1", "float32"), "bfloat16": ("C2", "bfloat16 products")}

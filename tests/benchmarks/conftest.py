@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from benchmarks.limits import Limits
 from benchmarks.settings import Settings
 

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from benchmarks.agreement import DisagreementError, difference, require_agreement
 from hypothesis import given
 from hypothesis import strategies as st
+
+from benchmarks.agreement import DisagreementError, difference, require_agreement
 
 VALUES = [
     3.5,

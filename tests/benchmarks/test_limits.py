@@ -1,6 +1,7 @@
 """The limit of a piece of work, and what it is made of."""
 
 import pytest
+
 from benchmarks.limits import Limits, measure_limits
 
 

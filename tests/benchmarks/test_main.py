@@ -3,11 +3,11 @@
 import json
 
 import pytest
+
+from benchmarks import __main__ as command
 from benchmarks.agreement import DisagreementError
 from benchmarks.parts import PARTS, data
 from benchmarks.record import Record
-
-from benchmarks import __main__ as command
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A peak is that of the call: neither what its process had before, nor what its parent has."""
 
 import numpy as np
+
 from benchmarks.memory import peak_bytes
 
 MB = 1 << 20

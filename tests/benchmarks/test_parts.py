@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from benchmarks import race as racing
 from benchmarks.agreement import DisagreementError
 from benchmarks.goals import CHAPTER, GOALS, KENLM_LOOP
 from benchmarks.parts import (
@@ -24,9 +27,6 @@ from benchmarks.parts import (
 )
 from benchmarks.record import table
 from benchmarks.shapes import TINY
-from torch import nn
-
-from benchmarks import race as racing
 from elman import ops
 from elman.ops.sampled_softmax import sampled_softmax
 

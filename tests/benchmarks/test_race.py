@@ -1,6 +1,7 @@
 """Sides run in turns, in both orders, and are refused as soon as they disagree. No test looks at the clock."""
 
 import pytest
+
 from benchmarks.agreement import DisagreementError
 from benchmarks.race import Side, Timing, race, ratio_quartiles
 

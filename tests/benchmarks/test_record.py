@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from benchmarks.goals import GOALS, MEGABYTES_64, goal_ratio
 from benchmarks.race import Timing
 from benchmarks.record import (

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from benchmarks.parts.recurrence import CHAPTER_STACK
 from benchmarks.shapes import TINY, W1, token_batches, zipf
 from benchmarks.steppers import PAD, chapter_model

@@ -6,13 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tests.contract.families import FAMILIES, OTHERS, make_language_model
 from torch import Tensor
 
 from elman.config import ModelConfig
 from elman.evaluate.doctor import Check, check_model
 from elman.models.build import CELLS, build
 from elman.models.contexts import ContextState, initial_contexts, read_contexts
+from tests.contract.families import FAMILIES, OTHERS, make_language_model
 
 VOCABULARY = 11
 AXIOMS = {

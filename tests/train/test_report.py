@@ -6,9 +6,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.page import Page
 
 from elman.train.report import Report, render_report
+from tests.page import Page
 
 HOSTILE = (
     "</pre></style><script src=//evil.example>alert('x')</script><img onerror=\"x\">&amp;\x1b[31m\u202e\ud800"

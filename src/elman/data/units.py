@@ -15,16 +15,16 @@ looking units up is several times as fast as encoding them. Two kinds of vocabul
 import json
 import re
 import threading
-from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, count, islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Regex, models, normalizers
 from tokenizers import Tokenizer as TokenizerFile
 
 MARK = "▁"
@@ -47,6 +47,12 @@ WORDS = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
 
 _MARKED = re.compile(rf"[ {MARK}]*[^ {MARK}]+|[ {MARK}]+")
 _MARKED_IN_LINES = re.compile(rf"\n*[ {MARK}]*[^ {MARK}\n]+|\n+[ {MARK}]*|[ {MARK}]+")
+
+
+Ids = NDArray[np.unsignedinteger]
+
+Stretch = list[tuple[int, list[str]]]
+"""Some units of some texts: the number of a text, and units that follow one another in it."""
 
 
 class UnitRule(NamedTuple):
@@ -75,49 +81,48 @@ def cuts_before_white_space(file: TokenizerFile) -> bool:
     spans = [span for _, span in file.pre_tokenizer.pre_tokenize_str(CUT_PROBE)]
     if any(begin < at < end for begin, end in spans for at in cuts):
         return False
-    whole = file.encode(CUT_PROBE, add_special_tokens=False).ids
+    whole = _encode_each(file, [CUT_PROBE])
     parts = [[CUT_PROBE[:at], CUT_PROBE[at:]] for at in cuts]
     return all(_encode_each(file, part) == whole for part in parts)
 
 
 def _marked_units(file: TokenizerFile) -> UnitRule | None:
-    content = json.loads(file.to_str())
-    model, steps = content["model"], _steps(content["normalizer"])
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
-    prepend = {"type": "Prepend", "prepend": MARK}
-    digits = {"type": "Replace", "pattern": {"Regex": "[0-9]"}, "content": "#"}
+    model, steps = file.model, _steps(json.loads(file.normalizer.__getstate__()) if file.normalizer else None)
     if (
-        model["type"] != "BPE"
-        or any(model.get(name) for name in _REACHING)
-        or any(step not in (space, prepend, digits) for step in steps)
-        or steps.count(prepend) > 1
-        or space not in steps
-        or any(not token["special"] for token in content["added_tokens"])  # text is divided at these first
+        not isinstance(model, models.BPE)
+        # by which the tokens of a unit depend on chance, or on where its text ends
+        or model.dropout
+        or model.continuing_subword_prefix
+        or model.end_of_word_suffix
+        or model.ignore_merges
+        or any(step not in (_SPACE, _PREPEND, _MASK) for step in steps)
+        or _SPACE not in steps
+        or not all(token.special for token in file.get_added_tokens_decoder().values())  # they divide a text
     ):
         return None
-    vocabulary = model["vocab"]
-    if MARK not in vocabulary or any(re.search(f"[^{MARK}]{MARK}", entry) for entry in vocabulary):
+    vocabulary = file.get_vocab(with_added_tokens=False)
+    if MARK not in vocabulary or any(_MARK_WITHIN.search(entry) for entry in vocabulary):
         return None
+    # A character that is unknown even by its bytes is joined with unknown neighbours, a line end among them.
+    sayable = "\n" in vocabulary or (model.byte_fallback and vocabulary.keys() >= _BYTES)
+    alone = not any(end in entry != end for entry in vocabulary for end in ("\n", "<0x0A>"))
 
     # Without `Prepend` a unit is encoded as it stands inside a text, and the lead is what was prepended.
-    content["normalizer"] = {"type": "Sequence", "normalizers": [s for s in steps if s != prepend]}
-    inner = TokenizerFile.from_str(json.dumps(content))
-    inner.encode_special_tokens = True
-    # A character unknown even by its bytes is joined with unknown neighbours, a line end among them.
-    sayable = "\n" in vocabulary or (model["byte_fallback"] and _BYTES <= vocabulary.keys())
-    alone = not any(("\n" in e or "<0x0A>" in e) and e not in ("\n", "<0x0A>") for e in vocabulary)
-    rule = UnitRule(
-        inner, _MARKED_IN_LINES if sayable and alone else _MARKED, " " if prepend in steps else ""
-    )
-    units = rule.pattern.findall(rule.lead + CUT_PROBE)
-    agrees = _encode_each(inner, units) == file.encode(CUT_PROBE, add_special_tokens=False).ids
-    return rule if agrees else None
+    inner = TokenizerFile(model)
+    masked = [normalizers.Replace(Regex("[0-9]"), "#")] if _MASK in steps else []
+    inner.normalizer = normalizers.Sequence([*masked, normalizers.Replace(" ", MARK)])
+    pattern = _MARKED_IN_LINES if sayable and alone else _MARKED
+    rule = UnitRule(inner, pattern, " " * steps.count(_PREPEND))
+    units = pattern.findall(rule.lead + CUT_PROBE)
+    return rule if _encode_each(inner, units) == _encode_each(file, [CUT_PROBE]) else None
 
 
-_NOTHING = np.empty(0, np.uint16)
+_SPACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
+_PREPEND = {"type": "Prepend", "prepend": MARK}
+_MASK = {"type": "Replace", "pattern": {"Regex": "[0-9]"}, "content": "#"}
+"""Steps of a normalizer that change each character by itself, or prepend what is one space."""
 
-_REACHING = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
-"""Settings of BPE by which the tokens of a unit depend on chance or on where its text ends."""
+_MARK_WITHIN = re.compile(f"[^{MARK}]{MARK}")
 
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 """Entries for the bytes of characters that have none."""
@@ -148,120 +153,129 @@ class UnitEncoder:
         """Units remembered."""
         return len(self._known.numbers)
 
-    def encode(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of each text, [n] each; they may share memory."""
-        parts: list[list[NDArray[np.unsignedinteger]]] = [[] for _ in texts]
+        parts: list[list[Ids]] = [[] for _ in texts]
         with self._lock:
             try:
-                for owner, ids in self._encode_stretches(self._stretches(texts)):
-                    parts[owner].append(ids)
+                for stretch, ids in self._encode_stretches(self._stretches(texts)):
+                    for (owner, _), part in zip(stretch, ids, strict=True):
+                        parts[owner].append(part)
             except BaseException:
                 self._known = _Known(self._dtype)  # some units may have a number and no ids
                 raise
-        return [p[0] if len(p) == 1 else np.concatenate([_NOTHING.astype(self._dtype), *p]) for p in parts]
+        nothing = np.empty(0, self._dtype)
+        return [of_text[0] if len(of_text) == 1 else np.concatenate([nothing, *of_text]) for of_text in parts]
 
-    def _stretches(self, texts: Sequence[str]) -> Iterator[list[tuple[int, list[str]]]]:
-        """The units of all texts with the number of their text, about STRETCH characters at a time."""
-        find = self._rule.pattern.findall
-        batch: list[tuple[int, list[str]]] = []
+    def _stretches(self, texts: Sequence[str]) -> Iterator[Stretch]:
+        """The units of all texts, about STRETCH characters at a time."""
+        find, lead = self._rule.pattern.findall, self._rule.lead
+        stretch: Stretch = []
         waiting = 0
         for owner, text in enumerate(texts):
-            text = text and self._rule.lead + text
-            start, size = 0, STRETCH
-            while start < len(text):
-                units = find(text, start, start + size)
-                if start + size < len(text):
-                    unfinished = len(units.pop())  # it may go on
-                    if not units:
-                        size *= 2
-                        continue
-                    start -= unfinished
-                start += size
-                batch.append((owner, units))
-                waiting += size if len(text) > size else len(text)
+            for units in [find(lead + text)] if 0 < len(text) <= STRETCH else self._long(text):
+                stretch.append((owner, units))
+                waiting += min(len(text), STRETCH)
                 if waiting >= STRETCH:
-                    yield batch
-                    batch, waiting = [], 0
-        if batch:
-            yield batch
+                    yield stretch
+                    stretch, waiting = [], 0
+        if stretch:
+            yield stretch
 
-    def _encode_stretches(
-        self, stretches: Iterable[list[tuple[int, list[str]]]]
-    ) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
-        """Ids of the units of each text in a stretch.
+    def _long(self, text: str) -> Iterator[list[str]]:
+        """The units of a text of any length, about STRETCH characters at a time."""
+        text = text and self._rule.lead + text
+        start, size = 0, STRETCH
+        while start < len(text):
+            units = self._rule.pattern.findall(text, start, start + size)
+            start += size
+            if start < len(text):
+                start -= len(units.pop())  # which may go on
+            if units:
+                yield units
+            else:
+                size *= 2
 
-        New units are encoded in a second thread, in which the library lets go of Python's lock, while the units
-        of the next stretch are found in this one.
+    def _encode_stretches(self, stretches: Iterable[Stretch]) -> Iterator[tuple[Stretch, list[Ids]]]:
+        """Each stretch with the ids of its units, those of one text together.
+
+        New units are encoded in a second thread, where the library lets go of Python's lock, while this one
+        finds the units of the next stretch.
         """
         with ThreadPoolExecutor(1) as second:
-            waiting: Callable[[], Iterator[tuple[int, NDArray[np.unsignedinteger]]]] | None = None
+            waiting: Callable[[], tuple[Stretch, list[Ids]]] | None = None
             for stretch in stretches:
                 known = self._known
                 numbers, new = known.number([units for _, units in stretch])
                 learning = second.submit(known.learn, self._rule.file, new)
-                if waiting is not None:
-                    yield from waiting()
-                waiting = partial(_gather, known, stretch, numbers, learning)
                 if len(self) > MOST_KNOWN_UNITS:
                     self._known = _Known(self._dtype)
+                if waiting is not None:
+                    yield waiting()
+                waiting = partial(_gather, known, stretch, numbers, learning)
             if waiting is not None:
-                yield from waiting()
+                yield waiting()
 
 
 def _gather(
-    known: "_Known",
-    stretch: list[tuple[int, list[str]]],
-    numbers: NDArray[np.intp],
-    learning: Future[None],
-) -> Iterator[tuple[int, NDArray[np.unsignedinteger]]]:
+    known: "_Known", stretch: Stretch, numbers: NDArray[np.intp], learning: Future[None]
+) -> tuple[Stretch, list[Ids]]:
+    """A stretch with its ids, as soon as the new units among it have theirs."""
     learning.result()
     ids, ends = known.ids_of(numbers)
-    begin = unit = 0
-    for owner, units in stretch:
-        unit += len(units)
-        end = int(ends[unit - 1])
-        yield owner, ids[begin:end]
-        begin = end
+    last = np.cumsum([len(units) for _, units in stretch]) - 1
+    bounds = [0, *ends[last].tolist()]
+    return stretch, [ids[begin:end] for begin, end in pairwise(bounds)]
 
 
 class _Known:
     """Units with their ids.
 
     Units are numbered as they are first seen. The ids of all of them stand end to end, those of unit n from
-    bounds[n] to bounds[n + 1], so that the ids of many units are one gather.
+    bounds[n] to bounds[n + 1], so that the ids of many units are one gather. The arrays are longer than what
+    they hold; one that is full is copied, not changed, as another thread may read it.
     """
 
     def __init__(self, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> None:
         self.numbers: defaultdict[str, int] = defaultdict(count().__next__)
-        self._dtype = dtype
-        self._ids = bytearray()
-        self._bounds = array("q", [0])
+        self._learnt = self._size = 0
+        self._ids: Ids = np.empty(64, dtype)
+        self._bounds = np.zeros(64, np.int64)
 
     def number(self, units: list[list[str]]) -> tuple[NDArray[np.intp], list[str]]:
         """Numbers of units, end to end, and those units that are new, in the order of their numbers."""
-        before = len(self.numbers)
-        found = np.fromiter(
-            map(self.numbers.__getitem__, chain.from_iterable(units)), np.intp, count=sum(map(len, units))
-        )
+        before, total = len(self.numbers), sum(map(len, units))
+        numbers = np.fromiter(map(self.numbers.__getitem__, chain.from_iterable(units)), np.intp, count=total)
         new = list(islice(reversed(self.numbers), len(self.numbers) - before))
-        return found, new[::-1]
+        return numbers, new[::-1]
 
     def learn(self, file: TokenizerFile, units: list[str]) -> None:
         """Encode units, which are the next ones in the order of their numbers."""
         groups = [units[i : i + UNITS_AT_ONCE] for i in range(0, len(units), UNITS_AT_ONCE)]
-        for group, encoding in zip(
-            groups, file.encode_batch(groups, is_pretokenized=True, add_special_tokens=False), strict=True
-        ):
+        encodings = file.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        for group, encoding in zip(groups, encodings, strict=True):
+            ids = np.array(encoding.ids, dtype=self._ids.dtype)
+            # A unit may have no token: the ends are those of the words up to each.
             words = np.array(encoding.word_ids, dtype=np.intp)
-            ends = np.searchsorted(words, np.arange(1, len(group) + 1)) + self._bounds[-1]
-            self._ids += np.array(encoding.ids, dtype=self._dtype).tobytes()
-            self._bounds.frombytes(ends.astype(np.int64).tobytes())
+            ends = words.searchsorted(np.arange(len(group)), side="right") + self._size
+            self._ids = _extended(self._ids, self._size, ids)
+            self._bounds = _extended(self._bounds, self._learnt + 1, ends)
+            self._size += len(ids)
+            self._learnt += len(group)
 
-    def ids_of(self, numbers: NDArray[np.intp]) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64]]:
+    def ids_of(self, numbers: NDArray[np.intp]) -> tuple[Ids, NDArray[np.int64]]:
         """Ids of units, end to end, and where those of each unit end."""
-        bounds = np.frombuffer(self._bounds, dtype=np.int64)
-        lengths = bounds[numbers + 1] - bounds[numbers]
+        begins = self._bounds[numbers]
+        lengths = self._bounds[numbers + 1] - begins
         ends = lengths.cumsum()
-        at = np.repeat(bounds[numbers] - (ends - lengths), lengths)
+        at = np.repeat(begins - (ends - lengths), lengths)
         at += np.arange(len(at))
-        return np.frombuffer(self._ids, dtype=self._dtype)[at], ends
+        return self._ids[at], ends
+
+
+def _extended(held: NDArray[Any], size: int, more: NDArray[Any]) -> NDArray[Any]:
+    """The first `size` of `held`, and `more`: in place if there is room, else in a copy with twice the room."""
+    if size + len(more) > len(held):
+        held = np.concatenate([held[:size], np.empty(size + 2 * len(more), held.dtype)])
+    held[size : size + len(more)] = more
+    return held
