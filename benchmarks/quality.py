@@ -7,7 +7,7 @@
               in training, and at the end the exact one
 
     python -m benchmarks.quality TEXT --tokenizer tokenizer.json --documents line --work FOLDER
-        [--seconds 600] [--ours-seconds 120] [--only chapter|stock|elman]
+        [--seconds 600] [--stock-seconds 600] [--ours-seconds 120] [--only chapter|stock|elman]
 
 A tenth of the documents is held out. Every point scores all of them whole, with the full softmax, by one scorer
 (`elman.evaluate.score`): the first two models are converted to the production model for it. Time stands still
@@ -221,9 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer", default="auto", help="as for `elman train`")
     parser.add_argument("--documents", default="line", help="as for `elman train`")
     parser.add_argument("--work", type=Path, required=True, help="folder of the curves and the runs")
-    parser.add_argument(
-        "--seconds", type=float, default=600.0, help="of training, for the chapter and stock torch"
-    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="of training, for the chapter's loop")
+    parser.add_argument("--stock-seconds", type=float, help="of training, for stock torch; as the chapter's")
     parser.add_argument("--ours-seconds", type=float, default=120.0, help="of the longest training of elman")
     parser.add_argument(
         "--only", choices=list(LABELS), help="train this system; the others where they are there"
@@ -232,7 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     settings = {"corpus": given.text, "documents": given.documents, "tokenizer": given.tokenizer}
     task = make_task({**settings, **HELD_OUT, "seed": given.seed}, given.work)
-    seconds = {name: given.ours_seconds if name == "elman" else given.seconds for name in LABELS}
+    seconds = {
+        "chapter": given.seconds,
+        "stock": given.stock_seconds or given.seconds,
+        "elman": given.ours_seconds,
+    }
     for name in LABELS if given.only is None else [given.only]:
         progress(LABELS[name])
         if name == "elman":

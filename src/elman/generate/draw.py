@@ -96,7 +96,7 @@ def sample(
     largest = x.amax(dim=1, keepdim=True)
     require_choice(largest)
     if sampling.temperature == 0:
-        return x.argmax(dim=1)
+        return _first_largest(x)
     if uniforms is None:
         raise ConfigError(f"temperature ({sampling.temperature}) draws at random and needs uniform numbers")
     x.sub_(largest)
@@ -140,6 +140,14 @@ def _padded(x: Tensor, value: float = -math.inf) -> Tensor:
     wide[:, : x.shape[1]] = x
     wide[:, x.shape[1] :] = value
     return wide
+
+
+def _first_largest(x: Tensor) -> Tensor:
+    """Int64 [B], `x.argmax(dim=1)` of [B, J * BLOCK]: first the block, then the place, as amax is ten times as fast."""
+    blocks = x.unflatten(1, (-1, BLOCK))
+    block = blocks.amax(dim=2).argmax(dim=1)
+    place: Tensor = blocks[torch.arange(len(x)), block].argmax(dim=1)
+    return block * BLOCK + place
 
 
 def _top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,9 @@ class RecurrentLanguageModel(NeuralLanguageModel):
         """See `NeuralLanguageModel.body`; the state is one cell state a layer."""
         x, after = self.drop(self.embed(tokens)), []
         for cell, before in zip(self.cells, state, strict=True):
-            x, cell_state = functional_call(cell, self._thinned(cell), (x, before, reset))
+            thinned = self._thinned(cell)
+            given = (x, before, reset)
+            x, cell_state = functional_call(cell, thinned, given) if thinned else cell(*given)
             x = self.drop(x)
             after.append(cell_state)
         return self.norm(x), tuple(after)

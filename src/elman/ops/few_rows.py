@@ -48,5 +48,5 @@ def linear_few_rows(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor
             weight_VD[:even].unflatten(0, (BLOCKS, -1)), rows_KDN, out=y_VN[:even].unflatten(0, (BLOCKS, -1))
         )
         torch.mm(weight_VD[even:], rows_ND.T, out=y_VN[even:])
-        y_NV = torch.add(y_VN.T, bias_V).contiguous()
+        y_NV = y_VN.add_(bias_V[:, None]).T.contiguous()
         return y_NV.view(*hidden.shape[:-1], -1)

@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from elman.ops import reference
 from elman.ops.precision import product_dtype, without_autocast
 from elman.ops.sequence import (
     add_product,
     drop,
     dropped_rows,
+    is_plain_step,
     product_gradients,
     states_with_first,
     time_first,
@@ -50,6 +52,8 @@ def mingru(
     Returns:
         [B, T, H] and [B, H], in the dtype of `h_BH`.
     """
+    if is_plain_step(x_BTD, weight_GD, h_BH):
+        return reference.mingru(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
     return _gated_sum(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
 
 
@@ -57,6 +61,8 @@ def minlstm(
     x_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Every hidden state of a minLSTM, and the last of them. As `mingru`, with 3 H rows f, i, v."""
+    if is_plain_step(x_BTD, weight_GD, h_BH):
+        return reference.minlstm(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
     return _gated_sum(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
 
 

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from elman.ops import vendor
+from elman.ops import reference, vendor
 from elman.ops.precision import product_dtype, without_autocast
 from elman.ops.sequence import (
     add_product,
     drop,
     dropped_rows,
+    is_plain_step,
     previous_states,
     product_gradients,
     states_with_first,
@@ -60,6 +61,8 @@ def lstm(
     Returns:
         [B, T, H], [B, H] and [B, H], in the dtype of `h_BH`.
     """
+    if is_plain_step(x_BTD, weight_GD, h_BH):
+        return reference.lstm(x_BTD, weight_GD, weight_GH, bias_G, h_BH, c_BH, reset_BT)
     dtype, dropped = product_dtype(h_BH), dropped_rows(reset_BT, x_BTD.shape[1])
     if vendor.resolve_backend("lstm", h_BH, dtype, dropped) == "vendor":
         with without_autocast(h_BH):

@@ -10,6 +10,24 @@ Axes: B batch, T time, D input width, G gates, H hidden width.
 import torch
 from torch import Tensor
 
+FEW_STREAMS = 16
+"""Streams up to which a step is so short that what it costs is to set it up."""
+
+
+def is_plain_step(x_BTD: Tensor, weight: Tensor, state_BH: Tensor) -> bool:
+    """Whether the definition is the quickest: one step of few streams, on a processor, no gradient or cast wanted.
+
+    So it is when text is generated. What makes a sequence quick must be set up, in several times the time of a step.
+    """
+    return (
+        x_BTD.shape[1] == 1
+        and len(x_BTD) <= FEW_STREAMS
+        and not torch.is_grad_enabled()
+        and state_BH.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and x_BTD.dtype == weight.dtype == state_BH.dtype
+    )
+
 
 def time_first(x_BTD: Tensor, dtype: torch.dtype) -> Tensor:
     """The same numbers as [T, B, D] in `dtype`, so that a step is one block of memory."""
