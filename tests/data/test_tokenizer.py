@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as TokenizerFile
 
-from elman.data import documents, tokenizer
+from elman.data import documents, tokenizer, units
 from elman.data.documents import cut
 from elman.data.tokenizer import (
-    CUT_PROBE,
     END,
     PAD,
     START,
@@ -22,6 +21,7 @@ from elman.data.tokenizer import (
     suit_vocabulary,
     train_tokenizer,
 )
+from elman.data.units import CUT_PROBE
 from elman.errors import TokenizerError
 
 KINDS = ("byte", "char", "word", "bpe")
@@ -119,7 +119,7 @@ def test_words_that_are_remembered_change_nothing(trained, kind, most, texts):
     file.encode_special_tokens = True
     whole = [file.encode(text, add_special_tokens=False).ids for text in texts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "MOST_KNOWN_UNITS", most)
+        patch.setattr(units, "MOST_KNOWN_UNITS", most)
         for _ in range(2):
             assert [ids.tolist() for ids in trained[kind].encode_batch(texts)] == whole
     for text, ids in zip(texts, whole, strict=True):
@@ -128,11 +128,11 @@ def test_words_that_are_remembered_change_nothing(trained, kind, most, texts):
 
 
 def test_no_more_words_are_remembered_than_the_most(monkeypatch):
-    monkeypatch.setattr(tokenizer, "MOST_KNOWN_UNITS", 5)
+    monkeypatch.setattr(units, "MOST_KNOWN_UNITS", 5)
     byte = train_tokenizer("byte", [], vocab_size=None)
     for i in range(20):
         byte.encode(f"a{i} b{i}")
-        assert len(byte._known) <= 5
+        assert len(byte._units) <= 5
 
 
 # ---- special tokens -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer as TokenizerFile
 from tokenizers.decoders import DecodeStream
 
 from elman.config import suggestion
+from elman.data.units import UnitEncoder, cuts_before_white_space, unit_rule
 from elman.errors import TokenizerError
 
 Kind = Literal["byte", "char", "word", "bpe"]
@@ -41,16 +42,6 @@ SPLITTERS = {"char": r"[\s\S]", "word": r"\n|\S+"}
 _WORDS = re.compile(r"\n|[\S\x1c-\x1f]+")
 """The same words in Python, to which the separators \\x1c-\\x1f are white space, and to the splitter they are not."""
 
-CUT_PROBE = "def f(x):\n    return 3.14  # it's\n\n\n    é … 12 345\t\n  </s> end\n"
-"""Text with the places where long documents are cut: before white space that follows a character."""
-
-
-_UNIT = re.compile(r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+")
-"""A word with the white space before it, in the sense in which long documents are cut (`documents.cut`)."""
-
-MOST_KNOWN_UNITS = 500_000
-"""Encoded words remembered at most, about 100 MB; then remembering starts afresh."""
-
 
 class Tokenizer:
     """A vocabulary with its rules, and the three framing tokens."""
@@ -67,7 +58,6 @@ class Tokenizer:
         file.add_special_tokens([name for name in taken if name not in vocabulary])
         file.encode_special_tokens = True
         self.start_id, self.end_id, self.pad_id = (self._id(name) for name in taken)
-        self._known: dict[str, bytes] = {}
         self.unknown_id: int | None = file.token_to_id(UNKNOWN)
         self.vocab_size: int = file.get_vocab_size(with_added_tokens=True)
 
@@ -91,14 +81,7 @@ class Tokenizer:
     @cached_property
     def cuts_safely(self) -> bool:
         """Whether cutting a text before white space that follows a character leaves its tokens the same."""
-        file, cuts = self._file, [match.start() for match in _UNIT.finditer(CUT_PROBE)][1:]
-        if file.pre_tokenizer is None:
-            return False  # nothing keeps a merge from reaching across
-        spans = [span for _, span in file.pre_tokenizer.pre_tokenize_str(CUT_PROBE)]
-        if any(begin < at < end for begin, end in spans for at in cuts):
-            return False
-        whole = self._encode_whole([CUT_PROBE])[0]
-        return all(b"".join(self._encode_whole([CUT_PROBE[:at], CUT_PROBE[at:]])) == whole for at in cuts)
+        return cuts_before_white_space(self._file)
 
     @property
     def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
@@ -112,23 +95,18 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger]]:
         """Ids of each text, without framing.
 
-        Where texts may be cut safely, each distinct word, with the white space before it, is encoded once
-        and remembered: natural text repeats itself, so that this is several times as fast.
+        Each distinct unit, a word with the white space before it, is encoded once where the vocabulary has such
+        units (see `units`): natural text repeats itself, so that this is several times as fast.
         """
-        if not self.cuts_safely:
-            return [np.frombuffer(ids, dtype=self.dtype) for ids in self._encode_whole(texts)]
-        units = [_UNIT.findall(text) for text in texts]
-        new = list({unit for of_text in units for unit in of_text if unit not in self._known})
-        if len(self._known) + len(new) > MOST_KNOWN_UNITS:
-            self._known.clear()
-            new = list({unit for of_text in units for unit in of_text})
-        self._known.update(zip(new, self._encode_whole(new), strict=True))
-        return [np.frombuffer(b"".join(map(self._known.__getitem__, u)), dtype=self.dtype) for u in units]
-
-    def _encode_whole(self, texts: Sequence[str]) -> list[bytes]:
-        """Ids of each text as the bytes of an array; all cores work on the batch."""
+        if self._units is not None:
+            return self._units.encode(texts)
         encodings = self._file.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self.dtype).tobytes() for encoding in encodings]
+        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+
+    @cached_property
+    def _units(self) -> UnitEncoder | None:
+        rule = unit_rule(self._file)
+        return None if rule is None else UnitEncoder(rule, self.dtype)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Start token and ids of `text`, refusing what the vocabulary cannot say.

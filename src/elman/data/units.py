@@ -34,7 +34,7 @@ CUT_PROBE = "def f(x):\n    return 3.14  # it's\n\n\n    é … 12 345\t\n  </s>
 """Text with the places where it is cut: before white space that follows a character."""
 
 MOST_KNOWN_UNITS = 500_000
-"""Units remembered at most, about 80 MB; then remembering starts afresh."""
+"""Units remembered at most, about 120 MB; then remembering starts afresh."""
 
 STRETCH = 1 << 18
 """Characters, about, whose units are held at a time."""
@@ -207,7 +207,7 @@ class UnitEncoder:
             for stretch in stretches:
                 known = self._known
                 numbers, new = known.number([units for _, units in stretch])
-                learning = second.submit(known.learn, self._rule.file, new)
+                learning = second.submit(known.learn, self._rule.file, new) if new else None
                 if len(self) > MOST_KNOWN_UNITS:
                     self._known = _Known(self._dtype)
                 if waiting is not None:
@@ -218,10 +218,11 @@ class UnitEncoder:
 
 
 def _gather(
-    known: "_Known", stretch: Stretch, numbers: NDArray[np.intp], learning: Future[None]
+    known: "_Known", stretch: Stretch, numbers: NDArray[np.intp], learning: Future[None] | None
 ) -> tuple[Stretch, list[Ids]]:
     """A stretch with its ids, as soon as the new units among it have theirs."""
-    learning.result()
+    if learning is not None:
+        learning.result()
     ids, ends = known.ids_of(numbers)
     last = np.cumsum([len(units) for _, units in stretch]) - 1
     bounds = [0, *ends[last].tolist()]
@@ -274,8 +275,9 @@ class _Known:
 
 
 def _extended(held: NDArray[Any], size: int, more: NDArray[Any]) -> NDArray[Any]:
-    """The first `size` of `held`, and `more`: in place if there is room, else in a copy with twice the room."""
-    if size + len(more) > len(held):
-        held = np.concatenate([held[:size], np.empty(size + 2 * len(more), held.dtype)])
-    held[size : size + len(more)] = more
+    """The first `size` of `held`, and `more`: in place if there is room, else in a copy with as much room again."""
+    end = size + len(more)
+    if end > len(held):
+        held = np.concatenate([held[:size], np.empty(2 * end - size, held.dtype)])
+    held[size:end] = more
     return held

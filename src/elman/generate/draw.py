@@ -146,8 +146,9 @@ def _first_largest(x: Tensor) -> Tensor:
     """Int64 [B], `x.argmax(dim=1)` of [B, J * BLOCK]: first the block, then the place, as amax is ten times as fast."""
     blocks = x.unflatten(1, (-1, BLOCK))
     block = blocks.amax(dim=2).argmax(dim=1)
-    place: Tensor = blocks[torch.arange(len(x)), block].argmax(dim=1)
-    return block * BLOCK + place
+    place = blocks[torch.arange(len(x)), block].argmax(dim=1)
+    first: Tensor = block * BLOCK + place
+    return first
 
 
 def _top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
