@@ -2,12 +2,13 @@
 # make test    run the tests
 # make check   format, lint, types
 # make format  put the code into its format
+# make bench   every fast path beside what one would write without it: ten minutes on a quiet machine
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check format clean
+.PHONY: train test check format bench clean
 
 train: $(VENV)/installed
 	$(BIN)/elman train
@@ -19,6 +20,9 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

@@ -11,14 +11,17 @@ tokens, unknown words and line ends among them, divided by the number of words.
 """
 
 import argparse
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import elman
 from elman.config import DataConfig
 from elman.data.prepare import prepare_text
 from elman.data.tokenizer import train_tokenizer
+from elman.errors import ElmanError, InputError
 from elman.text_model import MixedTextModel, TextModel
 
 PARTS = {"train": 800_000, "valid": 200_000, "test": None}
@@ -91,19 +94,32 @@ def train(work: Path, name: str, **settings: object) -> TextModel:
     return elman.load(run)
 
 
-def main() -> None:
-    """Train, mix, print the table."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    work: Path = arguments.work
+    given = parser.parse_args(arguments)
+    try:
+        compare(given.corpus, given.work, given.seed)
+    except ElmanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return InputError.exit_code
+    return 0
+
+
+def compare(corpus: Path, work: Path, seed: int) -> None:
+    """Train, mix, print the table.
+
+    Raises:
+        ElmanError: As for `elman.train`.
+    """
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "tokenizer.json").exists():
-        write_parts(arguments.corpus, work)
+        write_parts(corpus, work)
 
-    models = {name: train(work, name, seed=arguments.seed, **settings) for name, settings in MODELS.items()}
+    models = {name: train(work, name, seed=seed, **settings) for name, settings in MODELS.items()}
     stores = {
         name: prepare_text(
             DataConfig(corpus=str(work / f"{name}.txt"), documents="paragraph"), models["counts"].tokenizer
@@ -119,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

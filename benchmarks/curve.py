@@ -8,12 +8,15 @@ which is the line between them on the chart.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.recipe import Result
 
 CLOSE = 1.1
 """A first point that comes late by this factor at most stands for the time that was asked for."""
+
+GOAL_SECONDS = 10.0
+"""C5: for what the chapter's loop reaches in its whole training."""
 
 
 class Point(NamedTuple):
@@ -60,3 +63,21 @@ def seconds_to(points: Curve, perplexity: float) -> float | None:
             share = math.log(before / perplexity) / math.log(before / after)
             return math.exp(math.log(start) * (1 - share) + math.log(end) * share)
     return None
+
+
+def time_to_quality(ours: Curve, peer: Curve) -> dict[str, Any] | None:
+    """C5: when ours is where the peer's curve ends, beside the goal; None where one of the curves is empty.
+
+    ratio = seconds of the peer's curve / ours                  goal = seconds of the peer's curve / GOAL_SECONDS
+    """
+    if not ours or not peer:
+        return None
+    last, seconds = peer[-1], seconds_to(ours, peer[-1].perplexity)
+    return {
+        "perplexity": last.perplexity,
+        "ours_seconds": seconds,
+        "peer_seconds": last.seconds,
+        "ratio": None if seconds is None else last.seconds / seconds,
+        "goal": last.seconds / GOAL_SECONDS,
+        "met": seconds is not None and seconds <= GOAL_SECONDS,
+    }

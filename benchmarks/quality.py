@@ -18,24 +18,30 @@ falls to zero at the end of its budget, and a point on the way is worse than the
 elman is trained once for each of these times, from the beginning, and each point is the end of one training.
 
 FOLDER/NAME.jsonl gets the points as they come. A system whose points are complete is not trained again.
+FOLDER/c5.jsonl gets how soon elman is where the chapter's loop ends, beside the goal.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.baselines import BASELINES, BATCH, LAYERS, LENGTH, WIDTH, Baseline
 from benchmarks.chart import svg_file
-from benchmarks.curve import Curve, curve, doubling, perplexity_at, seconds_to
+from benchmarks.curve import GOAL_SECONDS, Curve, curve, doubling, perplexity_at, seconds_to, time_to_quality
+from benchmarks.goals import CHAPTER
 from benchmarks.recipe import Result, progress, read_results, train_once
+from benchmarks.record import describe_machine
 from elman import chapter
 from elman.config import TrainingConfig
 from elman.data.batches import DocumentLoader
 from elman.data.prepare import Prepared, prepare
+from elman.errors import ElmanError, InputError
 from elman.evaluate.score import score_store, shortened
 from elman.files import make_folder, write_atomically
 from elman.settings import resolve
@@ -71,7 +77,7 @@ ELMAN: dict[str, object] = {
 HELD_OUT: dict[str, object] = {"valid": "0.1", "valid_limit": None}
 """A tenth, however long the text is."""
 
-LABELS = {"chapter": "the chapter’s loop", "stock": "stock torch", "elman": "elman"}
+LABELS = {"chapter": "the chapter’s loop", "stock": "stock torch, plain loss", "elman": "elman"}
 """The systems, in the order in which they are trained, as the table and the chart call them."""
 
 
@@ -199,6 +205,14 @@ def table(curves: Mapping[str, Curve], times: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    """Whether C5 is met, for people."""
+    seconds = verdict["ours_seconds"]
+    reached = "never" if seconds is None else f"after {seconds:,.1f} s"
+    word = "met" if verdict["met"] else "missed"
+    return f"C5: perplexity {verdict['perplexity']:,.0f} {reached}, goal {GOAL_SECONDS:g} s: {word}"
+
+
 def drawing(curves: Mapping[str, Curve], task: Task) -> str:
     """The chart as an SVG file."""
     valid, styles = task.data.manifest["valid"], {name: k for k, name in enumerate(reversed(LABELS))}
@@ -214,21 +228,23 @@ def drawing(curves: Mapping[str, Curve], task: Task) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, print the table, draw the chart."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("text", help="a corpus, as for `elman train`")
-    parser.add_argument("--tokenizer", default="auto", help="as for `elman train`")
-    parser.add_argument("--documents", default="line", help="as for `elman train`")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the curves and the runs")
-    parser.add_argument("--seconds", type=float, default=600.0, help="of training, for the chapter's loop")
-    parser.add_argument("--stock-seconds", type=float, help="of training, for stock torch; as the chapter's")
-    parser.add_argument("--ours-seconds", type=float, default=120.0, help="of the longest training of elman")
-    parser.add_argument(
-        "--only", choices=list(LABELS), help="train this system; the others where they are there"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit code."""
+    given = _parse(arguments)
+    try:
+        measure(given)
+    except ElmanError as error:
+        progress(f"error: {error}")
+        return InputError.exit_code
+    return 0
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Train what is missing, print the table and the verdict, draw the chart.
+
+    Raises:
+        ElmanError: As for `make_task` and the trainings.
+    """
     settings = {"corpus": given.text, "documents": given.documents, "tokenizer": given.tokenizer}
     task = make_task({**settings, **HELD_OUT, "seed": given.seed}, given.work)
     seconds = {
@@ -245,8 +261,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     curves = {name: points for name in LABELS if (points := read_curve(task, name, seconds[name]))}
     write_atomically(given.work / "quality.svg", drawing(curves, task))
     print(table(curves, sorted({time for name in curves for time in doubling(seconds[name])})))
+    if verdict := time_to_quality(curves.get("elman", ()), curves.get("chapter", ())):
+        line = json.dumps({"part": "C5", "peer": CHAPTER, **verdict, **describe_machine()})
+        write_atomically(given.work / "c5.jsonl", f"{line}\n")
+        print(f"\n{verdict_line(verdict)}")
     progress(f"chart: {given.work / 'quality.svg'}")
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
+    parser.add_argument("text", help="a corpus, as for `elman train`")
+    parser.add_argument("--tokenizer", default="auto", help="as for `elman train`")
+    parser.add_argument("--documents", default="line", help="as for `elman train`")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the curves and the runs")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of training, for the chapter's loop")
+    parser.add_argument("--stock-seconds", type=float, help="of training, for stock torch; as the chapter's")
+    parser.add_argument("--ours-seconds", type=float, default=120.0, help="of the longest training of elman")
+    parser.add_argument(
+        "--only", choices=list(LABELS), help="train this system; the others where they are there"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

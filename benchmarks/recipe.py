@@ -24,7 +24,7 @@ from typing import Any
 
 import elman
 from elman.config import suggestion
-from elman.errors import ConfigError, DivergedError
+from elman.errors import ConfigError, DivergedError, ElmanError, InputError
 from elman.files import make_folder
 from elman.train.metrics import MetricsLog, read_metrics
 
@@ -37,6 +37,8 @@ ROWS: dict[str, dict[str, object]] = {
     "untied embeddings": {"tie_embeddings": False},
     # The chapter's batches; what stands behind the first 64 tokens of a document is never seen in training.
     "document batches": {"batches": "documents", "max_length": 64, "batch_size": 16},
+    "dropout of 0.1": {"dropout": 0.1},
+    "dropout of 0.1, locked": {"dropout": 0.1, "locked_dropout": True},
     "width 192": {"hidden_size": 192},
     "width 512": {"hidden_size": 512},
     "batch of 16": {"batch_size": 16},
@@ -148,8 +150,8 @@ def compare(corpus: str, seconds: float, work: Path, seeds: int, rows: Sequence[
     return table(results)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, print the table."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, print the table; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipe", description=__doc__.splitlines()[0])
     parser.add_argument("corpus", nargs="?", default="python-docs", help="as for `elman train`")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each row and seed")
@@ -159,8 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--rows", nargs="+", default=list(ROWS), help="some rows only; the base is always there"
     )
     given = parser.parse_args(arguments)
-    print(compare(given.corpus, given.seconds, given.work, given.seeds, given.rows))
+    try:
+        print(compare(given.corpus, given.seconds, given.work, given.seeds, given.rows))
+    except ElmanError as error:
+        progress(f"error: {error}")
+        return InputError.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

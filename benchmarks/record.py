@@ -105,8 +105,13 @@ def versus_bound(part: str, what: str, ours: Timing, bound: str, seconds: float,
     )
 
 
-def versus_bytes(part: str, what: str, ours: int, peer: str, peer_bytes: int, **facts: Any) -> Record:
-    """A record of two peaks of memory."""
+def versus_bytes(
+    part: str, what: str, ours: int | None, peer: str, peer_bytes: int | None, **facts: Any
+) -> Record:
+    """A record of two peaks of memory; None is one that the system does not tell."""
+    if ours is None or peer_bytes is None:
+        note = "not measured: this system does not say what a process needed at most"
+        return Record(part=part, what=what, peer=peer, **facts | {"note": note})
     ratio = peer_bytes / max(1, ours)
     return Record(
         part=part, what=what, peer=peer, ours_bytes=ours, peer_bytes=peer_bytes, ratio=ratio, **facts
@@ -136,8 +141,8 @@ def _processor() -> str:
 def table(records: Iterable[Record]) -> str:
     """The records as a table in Markdown, medians with quartiles."""
     lines = [
-        "| part | what | shape | ours | peer | peer's | ratio | goal | of the limit, ours / peer |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| part | what | shape | ours | peer | peer's | ratio | goal | of the limit, ours / peer | note |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         cells = (
@@ -146,7 +151,7 @@ def table(records: Iterable[Record]) -> str:
             record.shape,
             _cost(record.ours_seconds, record.ours_quartiles, record.ours_bytes),
             record.peer,
-            _cost(record.peer_seconds, record.peer_quartiles, record.peer_bytes) or record.note,
+            _cost(record.peer_seconds, record.peer_quartiles, record.peer_bytes),
             _ratio(record),
             _goal(record),
             " / ".join(
@@ -154,6 +159,7 @@ def table(records: Iterable[Record]) -> str:
                 for share in (record.fraction_of_limit, record.peer_fraction_of_limit)
                 if share is not None
             ),
+            record.note,
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -37,9 +37,14 @@ class ModelShape(NamedTuple):
         return matrices + self.vocab + self.layers * self.width
 
     @property
+    def token_flop(self) -> float:
+        """Operations of the products that predict one token."""
+        return 2.0 * (self.vocab * self.width + self.layers * 2 * self.width**2)
+
+    @property
     def step_flop(self) -> float:
         """Operations of the products of a training step: forward, and twice that backward."""
-        return 6.0 * self.positions * (self.vocab * self.width + self.layers * 2 * self.width**2)
+        return 3.0 * self.positions * self.token_flop
 
     @property
     def step_bytes(self) -> float:

@@ -5,8 +5,10 @@ line; tests hold that every step gives the losses of its loop.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import cycle
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,10 +124,16 @@ def stock_model(source: chapter.RecurrentLanguageModel) -> StockModel:
     return model
 
 
-def stock_step(model: StockModel, batches: Batches, chunk: int | None) -> Step:
+def stock_step(
+    model: StockModel,
+    batches: Batches,
+    chunk: int | None,
+    products: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Step:
     """Stock torch: nn.RNN, F.linear_cross_entropy in chunks of `chunk` rows, fused AdamW.
 
     A torch that does not have it, before 2.11, takes F.cross_entropy(F.linear()), as `chunk` None does.
+    `products` is the context in which it multiplies, forward and backward.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
@@ -133,10 +141,12 @@ def stock_step(model: StockModel, batches: Batches, chunk: int | None) -> Step:
 
     def step() -> float:
         inputs, targets = next(source)
-        hidden, _ = model.rnn(model.embedding(inputs))
-        rows, wanted = hidden.flatten(0, 1), targets.flatten()
-        loss = linear_cross_entropy(rows, model.fc.weight, model.fc.bias, wanted, chunk) / len(wanted)
-        loss.backward()
+        with products():
+            hidden, _ = model.rnn(model.embedding(inputs))
+            rows, wanted = hidden.flatten(0, 1), targets.flatten()
+            nats = linear_cross_entropy(rows, model.fc.weight, model.fc.bias, wanted, chunk)
+            loss = nats / len(wanted)
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()

@@ -14,4 +14,5 @@ def torch_as_before():
         yield
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+    torch.utils.deterministic.fill_uninitialized_memory = True
     torch.set_flush_denormal(False)

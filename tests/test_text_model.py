@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -213,6 +214,12 @@ def test_a_sample_is_the_free_one_before_its_first_stop(letters, seed, stop, sam
         assert (after.tokens < before.tokens) <= bool(places)
 
 
+def test_a_model_that_has_generated_survives_a_pickle(letters):
+    expected = letters.generate("ab", samples=3, max_tokens=12)
+    assert letters.tokenizer.encode("ab").size == 2
+    assert pickle.loads(pickle.dumps(letters)).generate("ab", samples=3, max_tokens=12) == expected
+
+
 def test_there_are_ends_of_every_kind(letters):
     reasons = {
         sample.finish_reason
@@ -373,5 +380,9 @@ def test_smaller_weights_are_loaded_and_never_saved(letters, tmp_path, weights):
     with pytest.raises(ConfigError, match=f"{weights} weights is not saved"):
         small.save(tmp_path / "again", "# b\n")
     assert not (tmp_path / "again").exists()
+    for parts in ([letters, small], [MixedTextModel([letters, small], [0.5, 0.5]), letters]):
+        with pytest.raises(ConfigError, match=f"{weights} weights is not saved"):
+            MixedTextModel(parts, [0.25, 0.75]).save(tmp_path / "mixed", "# c\n")
+        assert not (tmp_path / "mixed").exists()
     with pytest.raises(ConfigError, match="'int4' must be one of float32, bfloat16, int8"):
         load(tmp_path / "model", weights="int4")

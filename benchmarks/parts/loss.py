@@ -154,15 +154,19 @@ def times(
 
 def memory(shape: ModelShape) -> Iterator[Record]:
     """The peak beyond the inputs, gradients included."""
-    facts = {"shape": f"N{shape.positions} V{shape.vocab} D{shape.width}", "dtype": "float32"}
-    what = "memory of output layer and loss"
-    ours = peak_bytes(prepare, shape, "elman")
-    yield versus_bytes("C3", what, ours, MEGABYTES_64, 64_000_000, **facts)
-    yield versus_bytes("C3", what, ours, PLAIN, peak_bytes(prepare, shape, "plain"), **facts)
+    for dtype in ("float32", "bfloat16"):
+        facts = {"shape": f"N{shape.positions} V{shape.vocab} D{shape.width}", "dtype": dtype}
+        what = f"memory of output layer and loss{'' if dtype == 'float32' else ', bfloat16 products'}"
+        ours, theirs = (peak_bytes(prepare, shape, way, dtype) for way in ("elman", "plain"))
+        yield versus_bytes("C3", what, ours, MEGABYTES_64, 64_000_000, **facts)
+        yield versus_bytes("C3", what, ours, PLAIN, theirs, **facts)
 
 
-def prepare(shape: ModelShape, way: str) -> Callable[[], list[Tensor]]:
+def prepare(shape: ModelShape, way: str, dtype: str) -> Callable[[], list[Tensor]]:
     """For `peak_bytes`."""
     loss: Loss = {"elman": ops.linear_cross_entropy, "plain": plain}[way]
-    make_inputs(shape, rows=8).call(loss)  # what torch loads and keeps on its first call is not the loss's
-    return partial(make_inputs(shape).call, loss)
+    context = autocast_bfloat16 if dtype == "bfloat16" else nullcontext
+    make_inputs(shape, rows=8).call(
+        loss, context
+    )  # what torch loads and keeps on its first call is not the loss's
+    return partial(make_inputs(shape).call, loss, context)

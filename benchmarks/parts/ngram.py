@@ -256,6 +256,7 @@ def distribution(
     )
     yield versus("C9", what, taken["elman"], taken["a loop over the vocabulary"], **facts)
     if not find_spec("kenlm"):
+        yield Record(part="C9", what=what, peer=KENLM_LOOP, note="not measured: pip install kenlm", **facts)
         return
     their = Side(KENLM_LOOP, kenlm_loop(arpa, words, tokenizer, possible))
     taken = race(their, own, seconds=settings.seconds / 4)

@@ -2,7 +2,8 @@
 
 512 negatives that the batch shares, drawn afresh for each step; gradients of the embedding and of the output layer as
 rows, and an AdamW that touches only those. The loss is another one than the chapter's, so that what must agree is
-this: with every word among the negatives it is the exact loss, and so are its gradients.
+this, before the race: with every word among the negatives it is the exact loss, with its gradients, and three steps
+learn what three exact ones do.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.agreement import require_agreement
 from benchmarks.goals import CHAPTER
+from benchmarks.parts.step import LOSS_TOLERANCE
 from benchmarks.race import FLOAT32_TOLERANCE, Side, race
 from benchmarks.record import Record, versus
 from benchmarks.settings import Settings
@@ -40,9 +42,10 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Negatives], Tensor]
 
 
 def run(settings: Settings) -> Iterator[Record]:
-    """The check, then one race."""
+    """Both checks, then one race."""
     shape = TINY if settings.quick else W1
     check(TINY)
+    check_steps(TINY)
     yield from times(settings, shape, 8 if settings.quick else NEGATIVES)
 
 
@@ -71,6 +74,32 @@ def check(shape: ModelShape, loss: Loss = sampled_softmax) -> None:
     )
 
 
+def check_steps(
+    shape: ModelShape,
+    make: Callable[[NeuralLanguageModel, Batches, int, torch.dtype], Step] | None = None,
+) -> None:
+    """Refuse a sampled step, rows and all, that does not learn what the exact one learns; `make` makes it.
+
+    One batch serves all steps: a row that a batch leaves out gets its momentum later than from dense AdamW.
+
+    Raises:
+        DisagreementError: The losses of the first three steps differ, in either precision.
+    """
+    batches = token_batches(shape, 1)
+    for name, tolerance in LOSS_TOLERANCE.items():
+        dtype = getattr(torch, name)
+        ours, exact = (production_model(chapter_model(shape), shape) for _ in range(2))
+        step = (make or sampled_step)(ours, batches, shape.vocab, dtype)
+        expected = production_step(exact, batches, dtype)
+        require_agreement(
+            f"sampled steps of all words, {name}",
+            [step() for _ in range(3)],
+            "exact steps",
+            [expected() for _ in range(3)],
+            tolerance,
+        )
+
+
 def times(settings: Settings, shape: ModelShape, negatives: int) -> Iterator[Record]:
     """Both precisions beside the chapter."""
     batches = token_batches(shape, 8)
@@ -94,7 +123,7 @@ def times(settings: Settings, shape: ModelShape, negatives: int) -> Iterator[Rec
             dtype=dtype,
             limit=settings.limits.seconds(dtype, exact.step_flop),
             peer_limit=settings.limits.seconds("float32", shape.step_flop, shape.step_bytes),
-            note="the peer's products are in float32",
+            note="" if dtype == "float32" else "the peer's products are in float32",
         )
 
 

@@ -2,8 +2,8 @@
 
 The chapter's loop (`chapter.train`: plain modules, torch's default AdamW), ours (`train.loop.train` with the chapter
 preset) with products in float32 and in bfloat16, and stock torch at its best (nn.RNN, F.linear_cross_entropy with a
-hand-picked chunk, fused AdamW). All begin with the same weights and read the same batches, so all losses must agree,
-step by step.
+hand-picked chunk, fused AdamW) in both precisions. All begin with the same weights and read the same batches, so all
+losses must agree, step by step.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,8 +11,9 @@ from functools import partial
 
 import torch
 
-from benchmarks.goals import CHAPTER, STOCK
+from benchmarks.goals import CHAPTER, STOCK, STOCK_BFLOAT16
 from benchmarks.memory import peak_bytes
+from benchmarks.parts.loss import onednn_bfloat16
 from benchmarks.race import Side, race
 from benchmarks.record import Record, versus, versus_bytes
 from benchmarks.settings import Settings
@@ -37,9 +38,17 @@ STOCK_CHUNK = 256
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 """Of the loss, over the steps of a race."""
 
+PAIRS = (
+    ("C1", "float32", CHAPTER, "float32"),
+    ("C1", "float32", STOCK, "float32"),
+    ("C2", "bfloat16", CHAPTER, "float32"),
+    ("C2", "bfloat16", STOCK_BFLOAT16, "bfloat16"),
+)
+"""Part, dtype of our products, peer, dtype of its products."""
+
 
 def run(settings: Settings) -> Iterator[Record]:
-    """Time in one race of four, then memory."""
+    """Time in one race of five, then memory."""
     shape = TINY if settings.quick else W1
     yield from times(settings, shape)
     yield from memory(shape)
@@ -57,23 +66,29 @@ def times(
         Side(dtype, make(shape, batches, getattr(torch, dtype)), LOSS_TOLERANCE[dtype])
         for dtype in ("float32", "bfloat16")
     ]
-    stock = Side(STOCK, stock_step(stock_model(chapter_model(shape)), batches, STOCK_CHUNK))
+    stock, low_stock = (stock_model(chapter_model(shape)) for _ in range(2))
+    sides += [
+        Side(STOCK, stock_step(stock, batches, STOCK_CHUNK)),
+        Side(
+            STOCK_BFLOAT16,
+            stock_step(low_stock, batches, STOCK_CHUNK, onednn_bfloat16),
+            LOSS_TOLERANCE["bfloat16"],
+        ),
+    ]
     reference = Side(CHAPTER, chapter_step(chapter_model(shape), batches))
-    taken = race(reference, *sides, stock, seconds=2 * settings.seconds, least=4)
-    names = {"float32": ("C1", "float32"), "bfloat16": ("C2", "bfloat16 products")}
-    for dtype, (part, name) in names.items():
-        for peer in (CHAPTER, STOCK):
-            yield versus(
-                part,
-                f"training step, {name}",
-                taken[dtype],
-                taken[peer],
-                shape=str(shape),
-                dtype=dtype,
-                limit=settings.limits.seconds(dtype, shape.step_flop, shape.step_bytes),
-                peer_limit=settings.limits.seconds("float32", shape.step_flop, shape.step_bytes),
-                note="the peers' products are in float32",
-            )
+    taken = race(reference, *sides, seconds=2 * settings.seconds, least=4)
+    for part, dtype, peer, peer_dtype in PAIRS:
+        yield versus(
+            part,
+            f"training step, {dtype}{'' if dtype == 'float32' else ' products'}",
+            taken[dtype],
+            taken[peer],
+            shape=str(shape),
+            dtype=dtype,
+            limit=settings.limits.seconds(dtype, shape.step_flop, shape.step_bytes),
+            peer_limit=settings.limits.seconds(peer_dtype, shape.step_flop, shape.step_bytes),
+            note="" if peer_dtype == dtype else f"the peer's products are in {peer_dtype}",
+        )
 
 
 def production(shape: ModelShape, batches: Batches, dtype: torch.dtype) -> Step:

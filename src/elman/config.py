@@ -194,7 +194,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     """Decay of the running mean of its square."""
     warmup: float = 0.0
-    """Share of the budget over which the learning rate rises from zero."""
+    """Share of the budget over which the learning rate rises from a tenth of itself."""
     schedule: Literal["linear", "constant"] = "linear"
     """After warm-up: fall to zero at the end of the budget, or stay."""
     clip_norm: float | None = 1.0
@@ -211,6 +211,11 @@ class OptimizerConfig:
         require_number("warmup", self.warmup, at_least=0, below=1)
         if self.clip_norm is not None:
             require_number("clip_norm", self.clip_norm, above=0)
+        if self.row_sparse and self.beta1**2 >= self.beta2:
+            raise ConfigError(
+                f"row_sparse needs beta1 ({self.beta1:g}) below the root of beta2 ({self.beta2:g}): only then do rows"
+                " without a gradient come to rest"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,12 +163,15 @@ class TextModel:
         Raises:
             ConfigError: The weights were made smaller; a folder holds what was trained.
         """
-        if isinstance(self.model, QuantizedLanguageModel):
-            raise ConfigError(f"a model with {self.model.weights} weights is not saved; load it with float32")
+        self._require_trained_weights()
         settings: dict[str, Any] = {"model": asdict(self.config)}
         if isinstance(self.model, NgramModel):
             settings["excluded_ids"] = list(self.model.excluded_ids)
         self._write(folder, card, settings, tensors_of(self.model))
+
+    def _require_trained_weights(self) -> None:
+        if isinstance(self.model, QuantizedLanguageModel):
+            raise ConfigError(f"a model with {self.model.weights} weights is not saved; load it with float32")
 
     def _write(
         self, folder: Path, card: str, settings: dict[str, Any], tensors: dict[str, torch.Tensor]
@@ -210,10 +213,19 @@ class MixedTextModel(TextModel):
         return cls(parts, fit_weights(np.stack([part.token_nats(store) for part in parts])).tolist())
 
     def save(self, folder: Path, card: str) -> None:
-        """Write the parts, then the weights."""
+        """Write the parts, then the weights.
+
+        Raises:
+            ConfigError: The weights of a part were made smaller; nothing is written then.
+        """
+        self._require_trained_weights()
         for number, part in enumerate(self.parts, start=1):
             part.save(folder / PARTS / str(number), f"# Part {number} of a mixture\n")
         self._write(folder, card, {"weights": list(self.weights)}, {})
+
+    def _require_trained_weights(self) -> None:
+        for part in self.parts:
+            part._require_trained_weights()
 
 
 def require_one_tokenizer(parts: Sequence[TextModel]) -> None:

@@ -1,7 +1,9 @@
 """A peak is that of the call: neither what its process had before, nor what its parent has."""
 
 import numpy as np
+import torch
 
+from benchmarks import memory
 from benchmarks.memory import peak_bytes
 
 MB = 1 << 20
@@ -26,3 +28,15 @@ def test_the_peak_is_what_the_call_takes():
 
 def test_a_call_that_takes_nothing_has_no_peak():
     assert peak_bytes(allocate, 100, 0) < 8 * MB
+
+
+def test_without_a_peak_that_can_be_forgotten_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(memory, "PeakMemory", Unmeasurable)
+    assert memory.measure(torch.get_num_threads(), allocate, (1, 1)) is None
+
+
+class Unmeasurable(memory.PeakMemory):
+    """As on a system whose `clear_refs` cannot be written."""
+
+    def __enter__(self):
+        return self

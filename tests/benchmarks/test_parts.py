@@ -2,7 +2,10 @@
 
 import math
 import re
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +14,10 @@ from torch import nn
 
 from benchmarks import race as racing
 from benchmarks.agreement import DisagreementError
-from benchmarks.goals import CHAPTER, GOALS, KENLM_LOOP
+from benchmarks.goals import CHAPTER, GOALS, STOCK, STOCK_BFLOAT16
 from benchmarks.parts import (
     PARTS,
+    convergence,
     cuda,
     data,
     generation,
@@ -26,8 +30,9 @@ from benchmarks.parts import (
     summary,
 )
 from benchmarks.record import table
-from benchmarks.shapes import TINY
+from benchmarks.shapes import TINY, token_batches
 from elman import ops
+from elman.errors import InputError
 from elman.ops.sampled_softmax import sampled_softmax
 
 NAMES = tuple(PARTS)
@@ -75,8 +80,6 @@ def test_every_goal_has_its_line(records):
         for record in records(name)
     }
     wanted = {(goal.part, sizes_left_out(goal.what), sizes_left_out(goal.peer)) for goal in GOALS}
-    if not ngram.find_spec("kenlm"):
-        wanted = {goal for goal in wanted if goal[2] != KENLM_LOOP}
     assert wanted <= lines
 
 
@@ -134,11 +137,12 @@ def test_a_sampled_softmax_that_is_not_exact_with_all_words_is_refused():
         sampled.check(TINY, biased)
 
 
-def test_nothing_sampled_is_timed_before_the_check(settings, monkeypatch):
+@pytest.mark.parametrize("name", ["check", "check_steps"])
+def test_nothing_sampled_is_timed_before_the_checks(settings, monkeypatch, name):
     def refuse(shape):
         raise DisagreementError("no")
 
-    monkeypatch.setattr(sampled, "check", refuse)
+    monkeypatch.setattr(sampled, name, refuse)
     with pytest.raises(DisagreementError):
         next(sampled.run(settings))
 
@@ -242,3 +246,119 @@ def test_the_stock_losses_of_the_gpu_agree(name):
 
 def test_the_parts_are_their_files():
     assert set(PARTS) == {path.stem for path in Path(loss.__file__).parent.glob("[a-z]*.py")}
+
+
+def test_a_step_with_bfloat16_products_is_beside_a_stock_one(settings, monkeypatch):
+    entered = []
+
+    @contextmanager
+    def noted():
+        entered.append(True)
+        with loss.onednn_bfloat16():
+            yield
+
+    monkeypatch.setattr(step, "onednn_bfloat16", noted)
+    taken = list(step.times(settings, TINY))
+    assert [(record.part, record.peer) for record in taken] == [
+        ("C1", CHAPTER),
+        ("C1", STOCK),
+        ("C2", CHAPTER),
+        ("C2", STOCK_BFLOAT16),
+    ]
+    assert len(entered) == taken[-1].rounds + 1
+    assert [bool(record.note) for record in taken] == [False, False, True, False]
+
+
+def test_a_stock_step_that_learns_something_else_is_refused(settings, monkeypatch):
+    original = step.stock_step
+
+    def wrong(model, batches, chunk, *products):
+        return original(model, batches[1:] if products else batches, chunk, *products)
+
+    monkeypatch.setattr(step, "stock_step", wrong)
+    with pytest.raises(DisagreementError, match=STOCK_BFLOAT16):
+        list(step.times(settings, TINY))
+
+
+@pytest.mark.parametrize("kind", ["fewer words", "no update"])
+def test_sampled_steps_that_do_not_learn_the_exact_thing_are_refused(kind):
+    def wrong(model, batches, negatives, dtype):
+        if kind == "fewer words":
+            return sampled.sampled_step(model, batches, negatives // 2, dtype)
+        first = sampled.sampled_step(model, batches, negatives, dtype)()
+        return lambda: first
+
+    sampled.check_steps(TINY)
+    with pytest.raises(DisagreementError, match="exact steps"):
+        sampled.check_steps(TINY, wrong)
+
+
+def test_a_text_goes_on_from_each_place_as_it_did():
+    model, _ = generation.make_models(TINY)
+    text = generation.Generation(
+        model, [generation.PROMPT], sampling=generation.GREEDY, max_tokens=30, end_id=0
+    )
+    whole = generation.generate(model, 30, generation.GREEDY)[0]
+    assert generation.next_tokens(text, 11) == whole[:11]
+    here = copy(text)
+    generation.next_tokens(text, 19)
+    for _ in range(3):
+        assert generation.goes_on(here, whole[11:20])
+    assert not generation.goes_on(here, [*whole[11:19], 1 - whole[19]])
+
+
+def test_a_text_that_goes_on_otherwise_is_refused(settings, monkeypatch):
+    assert list(generation.along_a_text(settings, TINY, (4, 8), 3))
+    monkeypatch.setattr(generation, "copy", lambda text: text)  # which then stays at no place
+    with pytest.raises(DisagreementError, match="'a token after 4'"):
+        list(generation.along_a_text(settings, TINY, (4, 8), 3))
+
+
+def test_a_text_too_short_for_one_batch_is_refused(settings, tmp_path):
+    with data.environment("ELMAN_CACHE", str(tmp_path)):
+        prepared = convergence.prepared(settings, tmp_path)
+    shape = TINY._replace(vocab=prepared.tokenizer.vocab_size)
+    tokens = len(prepared.train)
+    with pytest.raises(InputError, match=f"{tokens:,} tokens and a batch {tokens + 1:,}"):
+        convergence.train(prepared, shape._replace(batch=tokens + 1, time=1), 1, torch.float32)
+    nats, seconds = convergence.train(prepared, shape._replace(batch=2, time=tokens // 2), 1, torch.float32)
+    assert nats > 0
+    assert seconds > 0
+
+
+def test_only_the_training_steps_are_timed(settings, tmp_path, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(convergence, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    order = []
+    for name in ("production_step", "score_store"):
+        original = getattr(convergence, name)
+
+        def noted(*arguments, original=original, name=name, **given):
+            order.append((name, next(clock)))
+            return original(*arguments, **given)
+
+        monkeypatch.setattr(convergence, name, noted)
+    with data.environment("ELMAN_CACHE", str(tmp_path)):
+        prepared = convergence.prepared(settings, tmp_path)
+        shape = TINY._replace(vocab=prepared.tokenizer.vocab_size)
+        _, seconds = convergence.train(prepared, shape, 2, torch.float32)
+    (made, at_making), (scored, at_scoring) = order
+    assert (made, scored) == ("production_step", "score_store")
+    assert at_scoring == at_making + 3
+    assert seconds == 1
+
+
+def test_stock_on_a_gpu_is_warmed_up_on_the_batches_of_our_warm_up():
+    batches = token_batches(TINY, 5)
+    places = tuple(each.clone() for each in batches[4])
+    seen = []
+    cuda.warm_up(lambda inputs, targets: seen.append((inputs.clone(), targets.clone())), places, batches)
+    assert len(seen) == cuda.WARM_UP
+    for given, expected in zip(seen, batches, strict=False):
+        assert all(torch.equal(*pair) for pair in zip(given, expected, strict=True))
+
+
+def test_what_fits_a_cache_has_no_limit_by_a_copy(records):
+    for record in records("generation"):
+        shares = (record.fraction_of_limit, record.peer_fraction_of_limit)
+        assert all(shares) if "streams" in record.what else shares == (None, None)

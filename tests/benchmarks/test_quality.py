@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from benchmarks import baselines, chart, curve, quality, recipe
+from benchmarks.goals import CHAPTER
 from elman import chapter
 from elman.models.convert import from_chapter
 from elman.settings import resolve
@@ -73,6 +74,25 @@ def test_times_double_up_to_the_end(seconds):
 def test_points_without_a_finite_perplexity_are_no_points():
     results = [{"seconds": 2.0, "perplexity": 9.0}, {"seconds": 1.0, "perplexity": None}]
     assert curve.curve(results) == [curve.Point(2.0, 9.0)]
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(9.9, True), (10.1, False)])
+def test_c5_is_met_within_ten_seconds(seconds, met):
+    peer = [curve.Point(1.0, 900.0), curve.Point(600.0, 100.0)]
+    found = curve.time_to_quality([curve.Point(1.0, 200.0), curve.Point(seconds, 100.0)], peer)
+    assert found["ours_seconds"] == pytest.approx(seconds)
+    assert found["ratio"] == pytest.approx(600 / seconds)
+    assert (found["peer_seconds"], found["perplexity"], found["goal"]) == (600.0, 100.0, 60.0)
+    assert found["met"] is met is (found["ratio"] >= found["goal"])
+
+
+def test_c5_is_missed_by_what_never_arrives_and_not_measured_without_a_curve():
+    peer = [curve.Point(600.0, 100.0)]
+    found = curve.time_to_quality([curve.Point(1.0, 200.0)], peer)
+    assert found["ratio"] is found["ours_seconds"] is None
+    assert found["met"] is False
+    assert "never, goal 10 s: missed" in quality.verdict_line(found)
+    assert curve.time_to_quality([], peer) is curve.time_to_quality(peer, []) is None
 
 
 # Baselines ---------------------------------------------------------------------------------------------------
@@ -229,18 +249,26 @@ def test_the_recipe_is_made_of_settings_and_trains_on_the_text_of_the_others(tas
 def test_everything_ends_in_a_table_and_a_chart(task, tmp_path, capsys):
     command = [str(tmp_path / "text.txt"), "--tokenizer", "byte", "--work", str(task.work)]
     command += ["--seconds", "0.3", "--ours-seconds", "0.2"]
-    quality.main([*command, "--only", "stock"])
+    assert quality.main([*command, "--only", "stock"]) == 0
     out = capsys.readouterr().out
     assert "stock torch" in out
     assert "chapter" not in out
+    assert not (task.work / "c5.jsonl").exists()
 
     quality.main(command)
     out = capsys.readouterr().out
-    head, _, *rows, goal = out.splitlines()
-    assert head == "| seconds | the chapter’s loop | stock torch | elman |"
+    head, _, *rows, goal, _, verdict = out.splitlines()
+    assert head == "| seconds | the chapter’s loop | stock torch, plain loss | elman |"
     assert [row.split("|")[1].strip() for row in rows] == ["0.2", "0.3"]
     final = json.loads((task.work / "chapter.jsonl").read_text().splitlines()[-1])
     assert re.search(rf"at {final['perplexity']:,.0f} after \| \*\*{final['seconds']:.1f} s\*\*", goal)
+
+    (line,) = map(json.loads, (task.work / "c5.jsonl").read_text().splitlines())
+    assert (line["part"], line["peer"], line["peer_seconds"]) == ("C5", CHAPTER, final["seconds"])
+    assert line["goal"] == final["seconds"] / 10
+    assert {"ours_seconds", "ratio", "met", "threads", "processor"} <= line.keys()
+    assert verdict.startswith("C5: ")
+    assert verdict.endswith(": met" if line["met"] else ": missed")
 
     svg = (task.work / "quality.svg").read_text()
     words = " ".join(ElementTree.fromstring(svg).itertext())
@@ -265,3 +293,11 @@ def test_a_chart_stands_alone():
     assert used <= set(re.findall(r"(--\w+):", light))
     dark = "".join(re.findall(r"prefers-color-scheme: dark\) \{ :root \{[^}]*\}", style))
     assert used - {"--sans"} <= set(re.findall(r"(--\w+):", dark))
+
+
+def test_what_cannot_be_read_is_one_line_and_4(tmp_path, capsys):
+    nowhere = str(tmp_path / "nowhere.txt")
+    assert quality.main([nowhere, "--work", str(tmp_path / "work")]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert nowhere in line

@@ -120,3 +120,10 @@ def test_the_table_shows_means_differences_and_spreads():
 def test_a_row_that_is_not_there_is_named_with_the_nearest_one(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'width 192'"):
         recipe.compare("python-docs", 1.0, tmp_path, 1, ["width 193"])
+
+
+def test_what_cannot_be_done_is_one_line_and_4(tmp_path, capsys):
+    assert recipe.main(["--work", str(tmp_path), "--rows", "width 193"]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "did you mean 'width 192'" in line

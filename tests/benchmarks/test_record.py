@@ -78,6 +78,20 @@ def test_the_table_says_what_was_missed_and_what_was_not_measured():
     assert "not measured: pip install kenlm" in text
 
 
+def test_a_note_stands_beside_what_was_measured():
+    _, _, row = table([a_record(note="best chunk: 256 rows")]).splitlines()
+    assert row.endswith("| best chunk: 256 rows |")
+    assert "3 x" in row
+
+
+def test_a_peak_that_the_system_does_not_tell_is_not_measured():
+    for ours, peer in ((None, 5), (5, None)):
+        record = versus_bytes("C3", "memory", ours, "peer", peer, shape="N1")
+        assert record.note.startswith("not measured")
+        assert record.ratio is record.ours_bytes is record.peer_bytes is None
+        assert record.shape == "N1"
+
+
 def test_a_bound_is_a_peer_that_takes_as_long_as_allowed():
     record = versus_bound(
         "C8", "a million tokens of streams", Timing("elman", (0.5, 0.5)), "1 M tokens/s", 1.0

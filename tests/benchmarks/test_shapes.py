@@ -41,3 +41,8 @@ def test_targets_are_inputs_one_later_and_never_padding():
         assert (inputs[:, 1:] == targets[:, :-1]).all()
         assert (inputs != PAD).all()
         assert (targets != PAD).all()
+
+
+def test_predicting_a_token_is_a_third_of_learning_from_it():
+    own = 2 * TINY.vocab * TINY.width + TINY.layers * 2 * 2 * TINY.width * TINY.width
+    assert TINY.token_flop == own == TINY.step_flop / TINY.positions / 3

@@ -1,5 +1,6 @@
 """The steps that are timed are those of the loops: same losses, step by step."""
 
+from contextlib import contextmanager
 from itertools import cycle
 
 import pytest
@@ -89,3 +90,21 @@ def test_stock_s_chunks_change_nothing(chunk):
     targets = torch.randint(9, (20,))
     plain = linear_cross_entropy(hidden, weight, bias, targets, None)
     assert linear_cross_entropy(hidden, weight, bias, targets, chunk).item() == pytest.approx(plain.item())
+
+
+def test_stock_multiplies_as_it_is_told_forward_and_backward():
+    seen = []
+
+    @contextmanager
+    def noted():
+        handle = model.fc.weight.register_hook(lambda gradient: seen.append("backward"))
+        seen.append("begin")
+        yield
+        seen.append("end")
+        handle.remove()
+
+    model = stock_model(chapter_model(TINY))
+    step = stock_step(model, BATCHES, None, noted)
+    step()
+    step()
+    assert seen == ["begin", "backward", "end"] * 2

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from elman.cli.evaluate import megabytes
 from elman.data.tokenizer import train_tokenizer
 from tests.cli.conftest import SMALL, make_text
 
@@ -105,7 +106,8 @@ def test_small_weights_are_scored_beside_float32(elman, desk, weights, limit):
     assert abs(loss) < limit
     assert 0 < quantized["weight_bytes"] < quantized["float32_bytes"]
     out = elman(*arguments, "--weights", weights).out
-    assert f"{weights} weights: {loss:+.4f} bits per byte" in out
+    sizes = f"{quantized['weight_bytes'] / 1e3:.1f} kB instead of {quantized['float32_bytes'] / 1e3:.1f} kB"
+    assert f"{weights} weights: {loss:+.4f} bits per byte, {sizes}" in out
     assert len([line for line in out.splitlines() if f"{exact['targets']:,}" in line]) == 2
 
 
@@ -266,6 +268,28 @@ def test_a_damaged_model_is_one_line(elman, desk, copy_of_run, name):
 def test_damaged_settings_of_a_run_are_one_line(elman, copy_of_run):
     (copy_of_run / "config.toml").write_text("x=")
     elman("eval", copy_of_run).refuses(4, "config.toml: not valid TOML")
+
+
+def test_a_setting_of_another_version_leaves_a_text_to_give(elman, desk, copy_of_run):
+    settings = copy_of_run / "config.toml"
+    settings.write_text(settings.read_text().replace("[training]", "[training]\nworkers = 2"))
+    elman("eval", copy_of_run).refuses(4, "unknown setting 'training.workers'", "give a TEXT")
+    elman("eval", copy_of_run, desk / "run", "--mix").refuses(4, "'training.workers'", "--valid TEXT")
+    assert elman("eval", copy_of_run, desk / "lines.txt").code == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0.0 kB"),
+        (1234, "1.2 kB"),
+        (999_999, "1,000.0 kB"),
+        (10**6, "1.0 MB"),
+        (12_345 * 10**6, "12,345.0 MB"),
+    ],
+)
+def test_bytes_are_written_for_people(size, text):
+    assert megabytes(size) == text
 
 
 def test_a_damaged_cache_is_one_line(elman, desk, own_cache):

@@ -1,6 +1,8 @@
 """Text survives its ids, special tokens are never text, and a tokenizer is the same after its file."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -245,6 +247,16 @@ def test_everything_else_is_the_same_after_the_file(trained, reloaded, kind):
     )
     assert {name: getattr(after, name) for name in names} == {name: getattr(before, name) for name in names}
     assert after.to_json() == before.to_json()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_tokenizer_that_has_encoded_can_be_copied(trained, kind, how):
+    before = trained[kind]
+    expected = [before.encode(text).tolist() for text in SAMPLE]  # which names special tokens
+    after = how(before)
+    assert [after.encode(text).tolist() for text in SAMPLE] == expected
+    assert (after.sha256, after.special_ids) == (before.sha256, before.special_ids)
 
 
 def test_training_again_gives_the_same_file(trained):

@@ -1,11 +1,12 @@
 """The ids of the units of a text are the ids of the text, for every kind of vocabulary that has units."""
 
+import os
 import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as TokenizerFile
 
 from elman.data import units
@@ -46,10 +47,12 @@ def marked(merges=(), *, normalizer=None, byte_fallback=True, special=("<s>", "<
     return file
 
 
-def pre_tokenized(kind):
-    """A vocabulary trained here."""
+def pre_tokenized(kind, added=(), special=()):
+    """A vocabulary trained here, with tokens that are found before it divides a text."""
     trained = train_tokenizer(kind, [CUT_PROBE * 3], vocab_size=300 if kind == "bpe" else None)
     file = TokenizerFile.from_str(trained.to_json())
+    file.add_tokens(list(added))
+    file.add_special_tokens(list(special))
     file.encode_special_tokens = True
     return file
 
@@ -63,6 +66,9 @@ WITH_UNITS = {
     "masked": marked(normalizer=normalizers.Sequence([DIGITS, normalizers.Sequence([PREPEND, SPACE])])),
     "masked last": marked(normalizer=normalizers.Sequence([SPACE, PREPEND, DIGITS])),
     **{kind: pre_tokenized(kind) for kind in ("byte", "char", "word", "bpe")},
+    "added inside words": pre_tokenized("bpe", ["ba", AddedToken("12", single_word=True)]),
+    "added to words": pre_tokenized("word", ["ba"]),
+    "added as special": pre_tokenized("bpe", special=["a b", AddedToken("aba", lstrip=True, rstrip=True)]),
 }
 
 WITHOUT_UNITS = {
@@ -76,6 +82,12 @@ WITHOUT_UNITS = {
     "another mark": marked(normalizer=normalizers.Sequence([normalizers.Prepend("a"), SPACE])),
     "two marks": marked(normalizer=normalizers.Sequence([PREPEND, PREPEND, normalizers.Strip(), SPACE])),
     "spaces kept": marked(normalizer=PREPEND),
+    "added with a space": pre_tokenized("bpe", ["a b"]),
+    "added with a line end": pre_tokenized("word", ["\n"]),
+    "added with a mark": pre_tokenized("bpe", [f"a{MARK}"]),
+    "added with the space before": pre_tokenized("bpe", [AddedToken("ba", lstrip=True)]),
+    "added with the space after": pre_tokenized("word", [AddedToken("ba", rstrip=True)]),
+    "added and hidden across a space": pre_tokenized("bpe", ["ba"], special=["ba a"]),
 }
 
 TEXTS = (
@@ -159,6 +171,29 @@ def test_line_ends_are_units_where_they_are_in_no_longer_entry():
     assert unit_rule(marked()).pattern.findall(text) == ["ab", "\nab", "\nab"]
     for other in ("line ends unknown", "line ends joined", "line ends joined as bytes"):
         assert unit_rule(WITH_UNITS[other]).pattern.findall(text) == [text]
+
+
+def test_no_more_characters_are_remembered_than_the_most(monkeypatch):
+    monkeypatch.setattr(units, "MOST_KNOWN_CHARACTERS", 20)
+    file = WITH_UNITS["bpe"]
+    one = encoder(file)
+    for text, known in ((" ab 猫猫猫", 2), (" ab ab 3.14", 3), (" " + "ab" * 30 + " ab", 0), (" ab", 1)):
+        assert one.encode([text])[0].tolist() == whole(file, [text])[0]
+        assert len(one) == known
+
+
+def test_a_process_that_was_forked_while_a_thread_encoded_begins_afresh(monkeypatch):
+    file = WITH_UNITS["bpe"]
+    one = encoder(file)
+    one.encode(["ab"])
+    process, found = os.getpid(), []
+    with one._locks[process]:  # by a thread that the other process does not have
+        one._known.number([[" 12"]])  # and that has no ids yet
+        monkeypatch.setattr(units.os, "getpid", lambda: process + 1)
+        thread = threading.Thread(target=lambda: found.extend(one.encode(["ab 12"])), daemon=True)
+        thread.start()
+        thread.join(timeout=20)
+    assert [ids.tolist() for ids in found] == whole(file, ["ab 12"])
 
 
 def test_after_an_error_nothing_wrong_is_remembered():

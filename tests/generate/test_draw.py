@@ -170,16 +170,16 @@ def test_extreme_temperatures_draw_what_is_possible(values, temperature, share):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_without_a_possible_token_is_an_error(temperature):
     chosen, share = Sampling(temperature=temperature), uniforms(0.1, 0.2)
-    with pytest.raises(InputError, match="row 1: no token is left"):
+    with pytest.raises(InputError, match="^no token is left"):
         sample(torch.tensor([[0.0, 1.0], [-math.inf, -math.inf]]), chosen, share)
-    with pytest.raises(InputError, match="row 0: no token is left"):
+    with pytest.raises(InputError, match="^no token is left"):
         sample(torch.zeros(2, 2), chosen, share, banned=torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_that_is_not_a_distribution_is_an_error(bad, temperature):
-    with pytest.raises(ModelError, match=f"row 1.*{bad}"):
+    with pytest.raises(ModelError, match=f"^the model's distribution holds {bad}"):
         sample(torch.tensor([[0.0, 1.0], [0.0, bad]]), Sampling(temperature=temperature), uniforms(0.1, 0.2))
 
 

@@ -3,6 +3,8 @@
 Axes: B batch, T time, V vocabulary, E embedding width, H hidden width.
 """
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,6 +115,18 @@ def test_the_mean_of_a_word_is_its_vector():
     tokens = words(1, 4)
     mean = torch.stack([model.embed(tokens) for _ in range(4000)]).mean(dim=0)
     assert_equal_to(mean, model.embedding(tokens), 0.05)
+
+
+# Padding
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_network_can_be_copied(family):
+    model = make(family=family).eval().requires_grad_(False)
+    twin = copy.deepcopy(model)
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    tokens = words()
+    assert torch.equal(twin(tokens)[0], model(tokens)[0])
 
 
 # Weights: weight_dropout

@@ -1,5 +1,6 @@
 """Small weights cost little, and the model stays what every model is: a distribution with a state that is a value."""
 
+import copy
 import math
 
 import pytest
@@ -173,14 +174,37 @@ def test_an_int8_product_is_that_of_the_rounded_numbers(shape):
     torch.testing.assert_close(made.rows(ids), matrix[ids], rtol=0, atol=made.scale.max().item())
 
 
+@every_model
+@both
+def test_a_copy_is_the_same_model(name, weights):
+    model, tokens, _, state, reset = make(name, weights)
+    twin = copy.deepcopy(model)
+    tied = model.network.head.matrix is model.network.embedding.matrix
+    assert (twin.network.head.matrix is twin.network.embedding.matrix) == tied
+    assert twin.network.embedding.matrix is not model.network.embedding.matrix
+    for before, after in zip(
+        tree_leaves(model.log_probs(tokens, state, reset)),
+        tree_leaves(twin.log_probs(tokens, state, reset)),
+        strict=True,
+    ):
+        assert torch.equal(before, after)
+
+
 def test_what_has_no_matrices_is_refused():
     for name in OTHERS:
         with pytest.raises(ConfigError, match="int8 weights are for networks"):
             quantize(make_language_model(name, torch.float32), "int8")
 
 
+@pytest.mark.skipif(not int8_products_are_exact(), reason="int8 products of this processor overflow")
+@pytest.mark.parametrize("width", [3, 64, 1000])
+def test_the_largest_int8_products_are_exact_where_that_is_said(width):
+    a, b = ((2 * torch.randint(2, (2, 37, width)) - 1) * LARGEST).to(torch.int8)
+    a[0], b[0], b[1] = LARGEST, LARGEST, -LARGEST
+    assert torch.equal(torch._int_mm(a, b.T).long(), a.long() @ b.long().T)
+
+
 def test_int8_is_refused_where_it_would_be_wrong(monkeypatch):
-    assert int8_products_are_exact() in (True, False)
     name = next(iter(FAMILIES))
     monkeypatch.setattr(quantize_module, "int8_products_are_exact", lambda: False)
     with pytest.raises(ConfigError, match="overflow; take bfloat16"):

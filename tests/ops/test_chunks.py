@@ -53,7 +53,8 @@ def test_more_rows_or_a_smaller_cache_make_narrower_tiles(monkeypatch):
 
 def test_the_cache_is_found_or_assumed(monkeypatch):
     assert chunks.second_level_cache.__wrapped__() >= 1 << 16
-    monkeypatch.setattr(chunks.os, "sysconf", lambda name: 0)
-    assert chunks.second_level_cache.__wrapped__() == 1 << 20
+    for unknown in (0, -1):
+        monkeypatch.setattr(chunks.os, "sysconf", lambda name, unknown=unknown: unknown)
+        assert chunks.second_level_cache.__wrapped__() == 1 << 20
     monkeypatch.delattr(chunks.os, "sysconf")
     assert chunks.second_level_cache.__wrapped__() == 1 << 20

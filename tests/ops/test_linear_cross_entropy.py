@@ -275,6 +275,50 @@ def test_a_shift_of_all_logits_changes_nothing(shift, low):
     assert all(gradient.isfinite().all() for gradient in moved)
 
 
+@pytest.mark.parametrize("strange", [300.0, -300.0])
+def test_one_row_that_needs_a_shift_spoils_no_other(strange):
+    (hidden, weight, bias), targets = make((40, 3, 7), dtype=torch.float32)
+    hidden[5] = 0.0
+    hidden[5, 0] = strange  # a row of logits far from zero, in a chunk of ordinary ones
+    weight[:, 0] = 1.0
+    expected, gradients, cotangents = pull_back(
+        call(reference.linear_cross_entropy, targets, "none"), [hidden, weight, bias]
+    )
+    found, fast, _ = pull_back(
+        call(linear_cross_entropy, targets, "none"), [hidden, weight, bias], cotangents
+    )
+    ordinary = torch.arange(40) != 5
+    assert_equal_to(found[0][ordinary], expected[0][ordinary], 1e-5)
+    assert_equal_to(found[0][5], expected[0][5], 1e-3)
+    assert_equal_to(fast[0], gradients[0], 1e-4)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 7])
+def test_in_bfloat16_nats_are_not_negative_even_of_a_model_that_is_sure(vocab_size):
+    (hidden, weight, bias), _ = make((300, 3, vocab_size), dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        targets = (6 * hidden @ weight.T + bias).argmax(dim=1)
+        nats = linear_cross_entropy(6 * hidden, weight, bias, targets, reduction="none")
+    assert nats.min() > -1e-5
+    assert vocab_size > 1 or nats.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_gradients_are_only_computed_where_they_are_asked_for(reduction, monkeypatch):
+    made = []
+    real = MODULE._Gradients
+    monkeypatch.setattr(MODULE, "_Gradients", lambda *shapes: made.append(1) or real(*shapes))
+    inputs, targets = make((40, 3, 7))
+    function = call(linear_cross_entropy, targets, reduction)
+    function(*inputs)
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    with torch.no_grad():
+        function(*leaves)
+    assert not made
+    function(*leaves)
+    assert made
+
+
 def test_hidden_rows_in_bfloat16_are_widened_first():
     (hidden, weight, bias), targets = make((20, 8, 7), dtype=torch.float32)
     hidden = hidden.bfloat16()

@@ -104,6 +104,7 @@ def test_the_seed_settles_what_is_drawn(monkeypatch, deterministic):
             set_up(training(seed=seed, deterministic=deterministic))
             drawn.append((torch.rand(3).tolist(), np.random.rand(), random.random()))
             assert torch.are_deterministic_algorithms_enabled() == deterministic
+            assert not torch.utils.deterministic.fill_uninitialized_memory or not deterministic
         assert drawn[0][0] == drawn[1][0] != drawn[2][0]
         assert (drawn[0] == drawn[1]) or not deterministic
     finally:

@@ -13,7 +13,7 @@ VOCAB = 8
 
 
 def make(**settings):
-    return Objective(TrainingConfig(max_steps=1, **settings), STORE, VOCAB, torch.device("cpu"))
+    return Objective(TrainingConfig(max_steps=1, **settings), STORE, VOCAB)
 
 
 def test_the_exact_loss_has_no_negatives():

@@ -13,6 +13,7 @@ import torch
 from elman.config import PRESETS
 from elman.data.prepare import prepare
 from elman.errors import ConfigError, DivergedError, InputError, ResourceError
+from elman.models.neural import NeuralLanguageModel
 from elman.settings import from_toml, resolve
 from elman.text_model import TextModel, load
 from elman.train import fit
@@ -20,8 +21,10 @@ from elman.train import run as running
 from elman.train.budget import Budget
 from elman.train.interrupt import Interrupt
 from elman.train.metrics import read_metrics
+from elman.train.row_adamw import RowAdamW
 from elman.train.run import run_training
 from elman.train.watcher import Watcher
+from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 TEXT = "".join(f"line {i} of a small text, {i * i} and so on\n" for i in range(120))
 
@@ -46,19 +49,6 @@ SCORE_KEYS = {
     *("nats", "targets", "characters", "bytes", "words", "documents", "truncated", "unknown", "state"),
     *("perplexity", "word_perplexity", "bits_per_character", "bits_per_byte"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def torch_as_before():
-    """A run settles process-wide switches of torch; other tests expect them as they were."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +150,7 @@ def test_the_environment_is_recorded(finished):
     environment = json.loads((result.run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
     assert (environment["device"], environment["product_dtype"]) == ("cpu", "torch.float32")
+    assert environment["choices"]["loss"].startswith("exact, 27 rows by 259 words")
     assert environment["data"]["vocab_size"] == 259
     assert environment["data"]["train"]["documents"] == 120
     assert environment["data"]["valid"]["documents"] == 2
@@ -181,6 +172,8 @@ def test_the_choices_are_said(finished):
     assert "train: " in "\n".join(said)
     assert any(line.startswith("lstm, 1 x 8, on cpu") for line in said)
     assert f"{result.parameters:,} parameters" in said
+    assert "loss: exact, 27 rows by 259 words at a time" in said
+    assert any(line.startswith("recurrence: ") for line in said)
     assert not any("\n" in line for line in said)
 
 
@@ -303,6 +296,35 @@ def test_the_settings_reach_the_batches(texts, batches, changes):
     assert torch.equal(first_batch(), plain)
     for change in changes:
         assert not torch.equal(first_batch(**change), plain), change
+
+
+@pytest.mark.parametrize("changes", [{}, {"row_sparse": True}, {"tie_embeddings": False}], ids=str)
+@pytest.mark.parametrize("batches", ["streams", "documents"])
+def test_a_sampled_training_learns_and_ends_with_the_exact_loss(
+    texts, tmp_path, monkeypatch, batches, changes
+):
+    drawn = []
+    real = NeuralLanguageModel.loss
+
+    def loss(self, tokens, targets, state, reset=None, counted=None, negatives=None):
+        drawn.append(0 if negatives is None else len(negatives.ids))
+        return real(self, tokens, targets, state, reset, counted, negatives)
+
+    monkeypatch.setattr(NeuralLanguageModel, "loss", loss)
+    given = {"loss": "sampled", "negatives": 32, "exact_share": 0.25, "max_steps": 60, "batches": batches}
+    config = settings(texts, learning_rate=0.02, **given, **changes)
+    result = run_training(config, tmp_path / "run", quiet=True)
+    assert drawn == [32] * 45 + [0] * 15
+    assert result.valid.perplexity < 80  # of 259
+    assert not load(result.run).model.embedding.weight[load(result.run).tokenizer.pad_id].any()
+
+
+def test_rows_are_brought_up_to_date_before_they_are_scored_or_saved(texts, tmp_path, monkeypatch):
+    settled = []
+    real = RowAdamW.catch_up
+    monkeypatch.setattr(RowAdamW, "catch_up", lambda self: settled.append(real(self)))
+    run_training(settings(texts, row_sparse=True), tmp_path / "run", quiet=True)
+    assert len(settled) == SMALL["validations"]
 
 
 # ---- what cannot be run -----------------------------------------------------------------------------------

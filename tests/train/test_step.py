@@ -12,6 +12,7 @@ from elman.data.store import store_from_ids
 from elman.models.base import map_state
 from elman.models.build import build
 from elman.ops.proposal import Proposal
+from elman.train import step as stepping
 from elman.train.optimizer import make_optimizer
 from elman.train.step import WARM_UP, EagerStep, Outcome, RecordedStep, make_step, to_inputs
 
@@ -176,6 +177,37 @@ def test_a_shape_is_recorded_once_and_only_after_it_was_seen_often_enough():
     for _ in range(WARM_UP + 4):
         step(to_inputs(masked, None, CPU), model.initial_state(3))
     assert len(recorded) == 1
+
+
+def test_too_many_shapes_are_not_recorded(monkeypatch):
+    monkeypatch.setattr(stepping, "MOST_RECORDINGS", 1)
+    model, optimizer = trainee()
+    recorded = []
+
+    def record(function):
+        recorded.append(function)
+        return (lambda: None), function()
+
+    step = RecordedStep(EagerStep(model, optimizer), record)
+    for bptt in (1, 2, 3):
+        batch = next(streams(bptt=bptt))
+        for _ in range(WARM_UP + 3):
+            step(to_inputs(batch, None, CPU), model.initial_state(3))
+    assert len(recorded) == 1
+
+
+def test_on_an_accelerator_the_optimizer_leaves_out_what_is_not_finite(monkeypatch):
+    """There nobody looks at the gradient: torch's fused AdamW is told, and does nothing."""
+    monkeypatch.setattr(stepping, "is_recordable", lambda model, optimizer: True)
+    model, optimizer = trainee()
+    good, before = to_inputs(next(streams()), None, CPU), weights(model)
+    step = EagerStep(model, optimizer)
+    step(good, model.initial_state(3))
+    moved = weights(model)
+    assert any(not torch.equal(one, other) for one, other in zip(moved, before, strict=True))
+    bad = good._replace(targets_counted=torch.tensor(0.0))  # a loss, and a gradient, that is infinite
+    assert not torch.isfinite(step(bad, model.initial_state(3)).gradient_norm)
+    assert all(map(torch.equal, weights(model), moved))
 
 
 def test_on_a_processor_nothing_is_recorded():

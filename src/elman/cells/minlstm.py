@@ -4,7 +4,8 @@
     F = sigmoid(f) / (sigmoid(f) + sigmoid(i))                       I = 1 - F
     h_t = F * h_{t-1} + I * g(v)                                    g as in minGRU
 
-F is computed as sigmoid(log sigmoid(f) - log sigmoid(i)), which keeps its digits when both gates are nearly shut.
+Both forms keep the digits of F when both gates are nearly shut; the parallel one computes it as
+sigmoid(log sigmoid(f) - log sigmoid(i)).
 The recurrence has the two forms of minGRU.
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from elman.cli.arguments import Reading, Source, Whole
 from elman.cli.render import print_json, print_table, say
 from elman.config import DataConfig, require_integer
-from elman.errors import InputError, UsageError
+from elman.errors import ConfigError, InputError, UsageError
 from elman.files import new_folder
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def evaluate_command(
     if weights != "float32":
         sizes = _sizes(text_models[-1])
         print(
-            f"{weights} weights: {_loss(scores):+.4f} bits per byte, {sizes['weight_bytes'] / 1e6:,.1f} MB instead of"
-            f" {sizes['float32_bytes'] / 1e6:,.1f}"
+            f"{weights} weights: {_loss(scores):+.4f} bits per byte, {megabytes(sizes['weight_bytes'])} instead of"
+            f" {megabytes(sizes['float32_bytes'])}"
         )
     score = scores[-1]
     if score.unknown:
@@ -178,6 +178,11 @@ def _sizes(text_model: "TextModel") -> dict[str, int]:
     return {"weight_bytes": after, "float32_bytes": before}
 
 
+def megabytes(size: int) -> str:
+    """Bytes for people: `12.3 MB`, and below a megabyte `12.3 kB`."""
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+
+
 def is_model(path: Path) -> bool:
     """Whether there is a model folder or a run folder."""
     return any((folder / "config.json").is_file() for folder in (path, path / "model"))
@@ -188,6 +193,7 @@ def held_out(folder: Path, text_model: "TextModel", *, instead: str = "a TEXT") 
 
     Raises:
         InputError: The folder has no run around it, or the text is no longer what it was.
+        ConfigError: The settings of the run cannot be read, or are not those of this version.
     """
     from elman.data.prepare import prepare
     from elman.settings import from_toml
@@ -196,7 +202,10 @@ def held_out(folder: Path, text_model: "TextModel", *, instead: str = "a TEXT") 
     settings = next((place for place in places if place.is_file()), None)
     if settings is None:
         raise InputError(f"{folder}: a model folder without its run has no held-out text; give {instead}")
-    data = from_toml(settings).data
+    try:
+        data = from_toml(settings).data
+    except ConfigError as error:  # written by another version, for instance
+        raise ConfigError(f"the held-out text of {folder}: {error}; give {instead}") from error
     if "-" in (data.corpus, data.valid):
         raise InputError(f"{folder}: its text came from standard input and is gone; give {instead}")
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from elman.cli.arguments import Source, Whole
+from elman.cli.evaluate import megabytes
 from elman.cli.render import print_json, say, visible
 from elman.config import require_integer
 
@@ -46,7 +47,8 @@ def generate_command(
         stop: End before this string; may be given several times.
         seed: Same seed, same text.
         samples: How many continuations.
-        weights: What the large matrices of a network are kept in; smaller is quicker and less exact.
+        weights: What the large matrices of a network are kept in; smaller is less exact, and quicker where the
+            processor multiplies such numbers in hardware.
         json: Print one JSON document (elman.generate/1).
     """
     require_integer("samples", samples, at_least=1, at_most=MOST_SAMPLES)
@@ -59,7 +61,7 @@ def generate_command(
 
         before, after = bytes_before_and_after(text_model.model)
         say(
-            f"weights: {weights}, {after / 1e6:,.1f} MB instead of {before / 1e6:,.1f};"
+            f"weights: {weights}, {megabytes(after)} instead of {megabytes(before)};"
             f" what it costs in bits per byte: elman eval {model} --weights {weights}"
         )
     if prompt == "-":

@@ -61,6 +61,10 @@ class Tokenizer:
         self.unknown_id: int | None = file.token_to_id(UNKNOWN)
         self.vocab_size: int = file.get_vocab_size(with_added_tokens=True)
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[TokenizerFile]]:
+        """The file alone: what it forgets of itself is set again, and what is remembered stays behind."""
+        return Tokenizer, (self._file,)
+
     def _id(self, name: str) -> int:
         found: int | None = self._file.token_to_id(name)
         if found is None:

@@ -5,7 +5,8 @@
 wherever no token reaches from one unit into the next. Natural text says the same words again and again, so that
 looking units up is several times as fast as encoding them. Two kinds of vocabulary have such units:
 
-    words      the vocabulary's pre-tokenizer cuts before white space itself, and a probe shows it
+    words      the vocabulary's pre-tokenizer cuts before white space itself, and a probe shows it; and no added
+               token, which is found before it cuts, has to do with white space
     marked     BPE without a pre-tokenizer that writes "▁" for a space and before the text, as Llama 2's does:
                no merge makes an entry that the vocabulary lacks, so where no entry has "▁" after another
                character, none reaches across a space; and where a line end is in no longer entry, none
@@ -13,6 +14,7 @@ looking units up is several times as fast as encoding them. Two kinds of vocabul
 """
 
 import json
+import os
 import re
 import threading
 from collections import defaultdict
@@ -35,6 +37,9 @@ CUT_PROBE = "def f(x):\n    return 3.14  # it's\n\n\n    é … 12 345\t\n  </s>
 
 MOST_KNOWN_UNITS = 500_000
 """Units remembered at most, about 120 MB; then remembering starts afresh."""
+
+MOST_KNOWN_CHARACTERS = 16_000_000
+"""Characters of them at most, as a unit can be as long as a text."""
 
 STRETCH = 1 << 18
 """Characters, about, whose units are held at a time."""
@@ -75,8 +80,8 @@ def unit_rule(file: TokenizerFile) -> UnitRule | None:
 
 def cuts_before_white_space(file: TokenizerFile) -> bool:
     """Whether cutting a text before white space that follows a character leaves its tokens the same."""
-    if file.pre_tokenizer is None:
-        return False  # nothing keeps a merge from reaching across
+    if file.pre_tokenizer is None or _added_tokens_take_space(file):
+        return False  # nothing keeps a merge, or such a token, from reaching across
     cuts = [match.start() for match in WORDS.finditer(CUT_PROBE)][1:]
     spans = [span for _, span in file.pre_tokenizer.pre_tokenize_str(CUT_PROBE)]
     if any(begin < at < end for begin, end in spans for at in cuts):
@@ -84,6 +89,16 @@ def cuts_before_white_space(file: TokenizerFile) -> bool:
     whole = _encode_each(file, [CUT_PROBE])
     parts = [[CUT_PROBE[:at], CUT_PROBE[at:]] for at in cuts]
     return all(_encode_each(file, part) == whole for part in parts)
+
+
+def _added_tokens_take_space(file: TokenizerFile) -> bool:
+    """Whether tokens that are sought in a text before it is divided may hold white space, or take in some."""
+    added = file.get_added_tokens_decoder().values()
+    sought = [token for token in added if not (token.special and file.encode_special_tokens)]
+    # One that is not sought still hides what it overlaps.
+    return any(token.lstrip or token.rstrip for token in sought) or (
+        bool(sought) and any(_SPACE_WITHIN.search(token.content) for token in added)
+    )
 
 
 def _marked_units(file: TokenizerFile) -> UnitRule | None:
@@ -124,6 +139,9 @@ _MASK = {"type": "Replace", "pattern": {"Regex": "[0-9]"}, "content": "#"}
 
 _MARK_WITHIN = re.compile(f"[^{MARK}]{MARK}")
 
+_SPACE_WITHIN = re.compile(rf"[\s{MARK}]")
+"""White space, or what a normalizer may write for it."""
+
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 """Entries for the bytes of characters that have none."""
 
@@ -142,12 +160,12 @@ def _encode_each(file: TokenizerFile, texts: Sequence[str]) -> list[int]:
 
 
 class UnitEncoder:
-    """Encodes texts by their units, and remembers those. Threads take turns."""
+    """Encodes texts by their units, and remembers those. Threads take turns; a forked process begins afresh."""
 
     def __init__(self, rule: UnitRule, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> None:
         self._rule, self._dtype = rule, dtype
-        self._lock = threading.Lock()
-        self._known = _Known(dtype)
+        self._locks: dict[int, threading.Lock] = {}
+        self._process, self._known = os.getpid(), _Known(dtype)
 
     def __len__(self) -> int:
         """Units remembered."""
@@ -156,7 +174,10 @@ class UnitEncoder:
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of each text, [n] each; they may share memory."""
         parts: list[list[Ids]] = [[] for _ in texts]
-        with self._lock:
+        process = os.getpid()
+        with self._locks.setdefault(process, threading.Lock()):
+            if process != self._process:  # forked, perhaps while a thread of the other process held its lock
+                self._process, self._known = process, _Known(self._dtype)
             try:
                 for stretch, ids in self._encode_stretches(self._stretches(texts)):
                     for (owner, _), part in zip(stretch, ids, strict=True):
@@ -208,7 +229,7 @@ class UnitEncoder:
                 known = self._known
                 numbers, new = known.number([units for _, units in stretch])
                 learning = second.submit(known.learn, self._rule.file, new) if new else None
-                if len(self) > MOST_KNOWN_UNITS:
+                if len(self) > MOST_KNOWN_UNITS or known.characters > MOST_KNOWN_CHARACTERS:
                     self._known = _Known(self._dtype)
                 if waiting is not None:
                     yield waiting()
@@ -239,6 +260,7 @@ class _Known:
 
     def __init__(self, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> None:
         self.numbers: defaultdict[str, int] = defaultdict(count().__next__)
+        self.characters = 0
         self._learnt = self._size = 0
         self._ids: Ids = np.empty(64, dtype)
         self._bounds = np.zeros(64, np.int64)
@@ -248,6 +270,7 @@ class _Known:
         before, total = len(self.numbers), sum(map(len, units))
         numbers = np.fromiter(map(self.numbers.__getitem__, chain.from_iterable(units)), np.intp, count=total)
         new = list(islice(reversed(self.numbers), len(self.numbers) - before))
+        self.characters += sum(map(len, new))
         return numbers, new[::-1]
 
     def learn(self, file: TokenizerFile, units: list[str]) -> None:

@@ -9,7 +9,7 @@ memory and time follow the rows still alive.
 
 Every sample has a random stream of its own, decided by the seed and by its index among the samples of its
 prompt. What it says does not depend on what is generated beside it, up to the floating-point differences that
-another batch size may bring.
+another batch size may bring; with smaller weights these are as large as their rounding (`models.quantize`).
 
 Token ids only: a prompt begins with the start token, which the caller puts there, and a caller who wants to
 stop at a piece of text calls `stop`.

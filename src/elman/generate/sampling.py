@@ -166,10 +166,8 @@ def _keep_largest(x: Tensor, least: Tensor, count: Tensor) -> Tensor:
 
 def require_choice(largest: Tensor) -> None:
     """Raise unless the largest value of each row, [B, ...] as `amax` gives it with NaN passed on, is finite."""
-    for row, value in enumerate(largest.flatten().tolist()):
+    for value in largest.flatten().tolist():  # unnumbered, as a row of these may be another one to the caller
         if value == -math.inf:
-            raise InputError(
-                f"row {row}: no token is left to draw, all are banned or impossible; ban fewer ids"
-            )
+            raise InputError("no token is left to draw, all are banned or impossible; ban fewer ids")
         if not math.isfinite(value):
-            raise ModelError(f"row {row}: the model's distribution holds {value}; its weights may be damaged")
+            raise ModelError(f"the model's distribution holds {value}; its weights may be damaged")

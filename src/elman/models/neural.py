@@ -104,7 +104,8 @@ class NeuralLanguageModel(nn.Module, ABC):
 
     def _watch_padding(self) -> None:
         # A tied matrix also gets gradients through the softmax, where padding is a class like any other.
-        self.embedding.weight.register_post_accumulate_grad_hook(self._keep_padding_zero)
+        if self.embedding.weight.requires_grad:  # not in a copy of a network that is frozen or quantised
+            self.embedding.weight.register_post_accumulate_grad_hook(self._keep_padding_zero)
 
     def _keep_padding_zero(self, weight: Tensor) -> None:
         if weight.grad is None:

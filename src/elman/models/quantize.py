@@ -6,7 +6,11 @@
 
 Every embedding and every linear layer is kept so: nearly all of a language model. What they give, states, norms and the
 softmax stay in float32, and so do the matrices that a cell holds itself: small, and their errors would come back at
-every token. A row of x has its own scale, so a prediction does not depend on what else is in the batch.
+every token. A row of x has its own scale, so a prediction does not depend on what else is in the batch, up to the
+rounding: a sum that another batch size takes in another order may fall on the other side of a step.
+
+What a bfloat16 product gives is rounded as well, logits among them: to three digits, so that of tokens nearer to each
+other than that the most likely one is that of the lowest id. On a CPU torch has no such product with a float32 result.
 
 Axes: N rows, D width, V vocabulary, or outputs of another layer.
 """

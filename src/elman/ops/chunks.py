@@ -53,6 +53,7 @@ def _within(wanted: int, least: int, most: int) -> int:
 def second_level_cache() -> int:
     """Bytes of the cache of one core; 1 MB where the system does not say."""
     try:
-        return os.sysconf("SC_LEVEL2_CACHE_SIZE") or 1 << 20
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
     except (AttributeError, OSError, ValueError):
-        return 1 << 20
+        size = 0
+    return size if size > 0 else 1 << 20

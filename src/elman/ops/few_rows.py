@@ -25,7 +25,7 @@ LEAST_WEIGHTS = 1 << 18
 
 
 def linear_few_rows(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
-    """W h + b, without gradients.
+    """W h + b, for use where no gradients are taken.
 
     Args:
         hidden: [..., D]; with more than FEW rows in all it is an ordinary product.

@@ -33,7 +33,7 @@ ALIGNMENT = 8
 """The width with the bias is rounded up to a multiple of this, so that rows begin where vector loads like it."""
 
 SAFE_TOTALS = (1e-20, 1e30)
-"""Between these no sum of exponentials, and no product with one, has lost digits in float32 or bfloat16."""
+"""Between these no sum of exponentials, and no product with one, has lost digits in float32 or a wider range."""
 
 Reduction = Literal["sum", "mean", "none"]
 
@@ -62,9 +62,11 @@ def linear_cross_entropy(
     if bias_V is None:
         bias_V = weight_VD.new_zeros(len(weight_VD))
     dtype = product_dtype(weight_VD)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (hidden_ND, weight_VD, bias_V))
+    way = "recomputed" if reduction == "none" else "at once" if wanted else "none"
     with without_autocast(weight_VD):
         nats: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden_ND.to(weight_VD.dtype), weight_VD, bias_V, targets_N, reduction == "none", dtype
+            hidden_ND.to(weight_VD.dtype), weight_VD, bias_V, targets_N, way, dtype
         )
     return nats / max(1, len(targets_N)) if reduction == "mean" else nats
 
@@ -77,14 +79,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         targets: Tensor,
-        by_row: bool,
+        way: Literal["none", "at once", "recomputed"],
         dtype: torch.dtype,
     ) -> Tensor:
-        ctx.dtype, ctx.by_row = dtype, by_row
-        wants_gradients = any(ctx.needs_input_grad[:3]) and not by_row
-        gradients = _Gradients(hidden, weight) if wants_gradients else None
+        ctx.dtype, ctx.by_row = dtype, way == "recomputed"
+        gradients = _Gradients(hidden, weight) if way == "at once" else None
         nats = _run(hidden, weight, bias, targets, dtype, gradients)
-        if by_row:
+        if way == "recomputed":
             ctx.save_for_backward(hidden, weight, bias, targets)
             return nats
         if gradients is not None:
@@ -128,8 +129,8 @@ def _run(
     """Nats of every row, [N]; with `gradients`, also the gradients of their sum weighted by `row_weights`."""
     hidden_NA = _widened(hidden, hidden.new_ones(len(hidden)), hidden.dtype)
     matrix_VA = _widened(weight, bias, dtype)
-    width, (vocab_size, widened) = hidden.shape[1], matrix_VA.shape
-    cut = choose_chunks(len(hidden), vocab_size, widened, dtype, hidden.device)
+    vocab_size, width = weight.shape
+    cut = choose_chunks(len(hidden), vocab_size, width, dtype, hidden.device)
     nats = hidden.new_empty(len(hidden))
     # One workspace for all chunks: fresh memory of this size would cost a page fault every few logits.
     # Words come first in it, because so many rows by so few columns are what products here are fastest at.
@@ -141,6 +142,10 @@ def _run(
         total_C, shift_C = _exponentials(hidden_CA.to(dtype), matrix_VA, p_VC, cut)
         target_CD = weight.index_select(0, y_C)
         target_logits_C = (hidden[rows] * target_CD).sum(dim=1) + bias.index_select(0, y_C)
+        if (
+            dtype != hidden.dtype
+        ):  # of the target, what the sum holds and what is taken from it are the same number
+            total_C += (target_logits_C - shift_C).exp() - p_VC.gather(0, y_C[None])[0]
         nats[rows] = total_C.log() + shift_C - target_logits_C
         if gradients is None:
             continue
@@ -167,7 +172,7 @@ def _exponentials(hidden_CA: Tensor, matrix_VA: Tensor, p_VC: Tensor, cut: Chunk
             p_TC = torch.mm(matrix_VA[words], hidden_AC, out=p_VC[words]).exp_()
             total_C += p_TC.to(wide).sum(dim=0)
         low, high = SAFE_TOTALS
-        if bool(((total_C > low) & (total_C < high)).all()):
+        if torch.finfo(p_VC.dtype).max > high and bool(((total_C > low) & (total_C < high)).all()):
             return total_C, torch.zeros_like(total_C)
     torch.mm(matrix_VA, hidden_AC, out=p_VC)
     shift_C = p_VC.amax(dim=0)

@@ -1,4 +1,4 @@
-"""A gated sum over time, all steps at once: the parallel form of `ops.linear_scan`.
+"""A gated sum over time, all steps at once: the parallel form of `reference.linear_scan`.
 
     h_t = a_t * h_{t-1} + b_t                                            given as log a_t, so that 0 <= a_t <= 1
 

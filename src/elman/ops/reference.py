@@ -77,7 +77,7 @@ def gru(
 def linear_scan(
     a_BTH: Tensor, b_BTH: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Every h_t = a_t * h_{t-1} + b_t, and the last of them. See `ops.linear_scan`."""
+    """Every h_t = a_t * h_{t-1} + b_t, and the last of them: what minGRU, minLSTM and `parallel_scan` come to."""
     outputs = []
     for t in range(a_BTH.shape[1]):
         if reset_BT is not None:

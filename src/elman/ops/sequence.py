@@ -41,7 +41,7 @@ def dropped_rows(reset_BT: Tensor | None, steps: int) -> list[Tensor | None]:
     """
     if reset_BT is None:
         return [None] * steps
-    masks = reset_BT.T.unsqueeze(-1).unbind(0)
+    masks = reset_BT.T.unsqueeze(-1).clone().unbind(0)  # the caller may use its memory again
     if reset_BT.device.type != "cpu":
         return list(masks)
     return [mask if found else None for mask, found in zip(masks, reset_BT.any(dim=0).tolist(), strict=True)]

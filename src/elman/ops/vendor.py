@@ -60,7 +60,7 @@ def elman(
     dropped: list[Tensor | None],
 ) -> tuple[Tensor, Tensor]:
     """See `ops.elman`."""
-    flat = _weights(weight_HD, weight_HH, bias_H, torch.zeros_like(bias_H))
+    flat = _weights(h_BH.dtype, weight_HD, weight_HH, bias_H, torch.zeros_like(bias_H))
 
     def piece(x_BTD: Tensor, h_1BH: Tensor) -> tuple[Tensor, ...]:
         return torch.rnn_tanh(x_BTD, h_1BH, flat, True, 1, 0.0, torch.is_grad_enabled(), False, True)
@@ -80,7 +80,7 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """See `ops.gru`; the bias inside the reset is the last third of torch's second bias."""
     inside_G = torch.cat([torch.zeros_like(bias_G[len(bias_H) :]), bias_H])
-    flat = _weights(weight_GD, weight_GH, bias_G, inside_G)
+    flat = _weights(h_BH.dtype, weight_GD, weight_GH, bias_G, inside_G)
 
     def piece(x_BTD: Tensor, h_1BH: Tensor) -> tuple[Tensor, ...]:
         return torch.gru(x_BTD, h_1BH, flat, True, 1, 0.0, torch.is_grad_enabled(), False, True)
@@ -99,7 +99,7 @@ def lstm(
     dropped: list[Tensor | None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `ops.lstm`."""
-    flat = _weights(weight_GD, weight_GH, bias_G, torch.zeros_like(bias_G))
+    flat = _weights(h_BH.dtype, weight_GD, weight_GH, bias_G, torch.zeros_like(bias_G))
 
     def piece(x_BTD: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         return torch.lstm(x_BTD, state, flat, True, 1, 0.0, torch.is_grad_enabled(), False, True)
@@ -108,9 +108,10 @@ def lstm(
     return outputs, h_BH, c_BH
 
 
-def _weights(*weights: Tensor) -> list[Tensor]:
+def _weights(dtype: torch.dtype, *weights: Tensor) -> list[Tensor]:
     """What a library is given: oneDNN the weights as they are; cuDNN warns unless they lie side by side."""
-    return _side_by_side(*weights) if weights[0].device.type == "cuda" else list(weights)
+    cast = [weight.to(dtype) for weight in weights]
+    return _side_by_side(*cast) if cast[0].device.type == "cuda" else cast
 
 
 def _side_by_side(*weights: Tensor) -> list[Tensor]:

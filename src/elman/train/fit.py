@@ -61,7 +61,7 @@ def fit_network(
     model = build(config.model, tokenizer.vocab_size, tokenizer.pad_id).to(machine.device)
     model.embedding.sparse = config.optimizer.row_sparse
     optimizer = make_optimizer(model, config.optimizer)
-    objective = Objective(config.training, data.train, tokenizer.vocab_size, machine.device)
+    objective = Objective(config.training, data.train, tokenizer.vocab_size)
     with (
         Interrupt(say) as interrupt,
         Progress(quiet=quiet) as progress,

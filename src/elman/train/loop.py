@@ -70,7 +70,8 @@ def train(
     from the share of the budget that is used; None trains with the exact loss.
 
     Raises:
-        DivergedError: The loss or the gradient is not finite; the update that would follow is not made.
+        DivergedError: The loss or the gradient is not finite; the update that would follow is not made. An
+            accelerator is asked now and then, so that the step that is named may be a later one.
     """
     take_step = make_step(model, optimizer, config.clip_norm, product_dtype)
     look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
@@ -86,13 +87,13 @@ def train(
         set_learning_rate(optimizer, rate := learning_rate(config, used))
         inputs = to_inputs(batch, negatives(used), model.device, fresh=fresh)
         loss, norm, state = take_step(inputs, state)
-        finite &= torch.isfinite(norm)
-        if step % look_every == 0 and not finite:
+        finite &= torch.isfinite(norm) & torch.isfinite(loss)
+        step, used = step + 1, budget.used(step + 1)
+        if (step % look_every == 0 or used >= 1) and not finite:
             raise DivergedError(
-                f"step {step + 1}: the gradient is not finite (loss {loss.item():g} nats);"
+                f"step {step}: the gradient is not finite (loss {loss.item():g} nats);"
                 f" lower learning_rate ({config.learning_rate:g}) or set clip_norm"
             )
-        step, used = step + 1, budget.used(step + 1)
         if observe(StepResult(step, used, loss, int(batch.counted.sum()), norm, rate)):
             break
     return step

@@ -23,21 +23,18 @@ class Objective:
         config: Names the loss, the number of negatives and the share of the budget that is exact.
         store: The training text; its token counts decide how often a word is a negative.
         vocab_size: Entries of the vocabulary.
-        device: Where negatives are drawn.
     """
 
-    def __init__(
-        self, config: TrainingConfig, store: TokenStore, vocab_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, config: TrainingConfig, store: TokenStore, vocab_size: int) -> None:
         self._sampled_share = 1 - config.exact_share if config.loss == "sampled" else 0.0
         if not self._sampled_share:
             return
         counts = np.zeros(vocab_size, dtype=np.int64)
         for start in range(0, len(store), COUNTED_AT_ONCE):
             counts += np.bincount(store.tokens[start : start + COUNTED_AT_ONCE], minlength=vocab_size)
-        self._proposal = Proposal(torch.from_numpy(counts).to(device), config.negatives)
-        self._generator = torch.Generator(device).manual_seed(config.seed)
+        self._proposal = Proposal(torch.from_numpy(counts), config.negatives)
+        self._generator = torch.Generator().manual_seed(config.seed)
 
     def negatives(self, used: float) -> Negatives | None:
-        """Those of the next step, or None for the exact loss, when the share `used` of the budget is gone."""
+        """Those of the next step, on the CPU, or None for the exact loss; `used` is the share of the budget gone."""
         return self._proposal.draw(self._generator) if used < self._sampled_share else None

@@ -127,7 +127,7 @@ class RowAdamW(torch.optim.AdamW):
             )
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         if "last_step" not in state:
             state["last_step"] = state["step"].long().repeat(len(parameter))
@@ -176,7 +176,11 @@ class RowAdamW(torch.optim.AdamW):
         weight, exp_avg, exp_avg_sq, root = buffers
         for source, copy in zip((parameter, state["exp_avg"], state["exp_avg_sq"]), buffers, strict=False):
             torch.index_select(source, 0, index_n, out=copy)
-        since = state["last_step"].index_select(0, index_n).to(parameter.dtype)
+        since = (
+            state["last_step"]
+            .index_select(0, index_n)
+            .to(torch.promote_types(parameter.dtype, torch.float32))
+        )
         since = since.view(-1, *[1] * (parameter.dim() - 1))  # one number a row
         missed, first = now - since, since + 1
         ratio = beta1 / math.sqrt(beta2)

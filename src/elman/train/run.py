@@ -23,6 +23,7 @@ from elman.models.build import count_parameters, require_memory
 from elman.settings import to_toml
 from elman.text_model import Sample, TextModel
 from elman.train.card import model_card
+from elman.train.choices import choices
 from elman.train.fit import METRICS, Say, fit_counts, fit_network, make_loader
 from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes, set_up
 from elman.train.metrics import read_metrics, require_tensorboard
@@ -107,14 +108,18 @@ def run_training(
         if network:
             parameters = require_memory(config.model, tokenizer.vocab_size, memory_bytes())
             say(f"{parameters:,} parameters")
+            chosen = choices(config, tokenizer.vocab_size, machine)
+            for name, how in chosen.items():
+                say(f"{name}: {how}")
             loader = make_loader(config, data)
         else:
+            chosen = {}
             counted = fit_counts(config, data)
     except BaseException:
         folder.rmdir()  # nothing was written; let the same command be given again
         raise
     write_atomically(folder / "config.toml", to_toml(config))
-    environment = describe_environment(machine) | {"data": data.manifest}
+    environment = describe_environment(machine) | {"choices": chosen, "data": data.manifest}
     write_atomically(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
     if network:
         fit = fit_network(config, data, loader, machine, folder, say=say, quiet=quiet)

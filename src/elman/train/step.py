@@ -4,8 +4,8 @@
     gradient of nats / targets, clipped by its global norm
     AdamW, unless the gradient is not finite
 
-Nothing in it waits for an accelerator: how many targets there are is known before, and whether the gradient is
-finite is asked there (`found_inf`, as a gradient scaler has it).
+Where it is recorded nothing in it waits for the accelerator: how many targets there are is known before, and whether
+the gradient is finite is asked there (`found_inf`, as a gradient scaler has it).
 """
 
 import math
@@ -67,7 +67,7 @@ def to_inputs(
 
     Args:
         batch: On the CPU.
-        negatives: For a sampled loss.
+        negatives: For a sampled loss, on the CPU.
         device: Of the model.
         fresh: Whether the state before the batch is that of no text, so that dropping it first changes nothing.
     """
@@ -82,7 +82,7 @@ def to_inputs(
         reset=move(batch.reset) if resets else None,
         counted=move(batch.counted) if counted < batch.counted.numel() else None,
         targets_counted=move(torch.tensor(float(counted))),
-        negatives=negatives,
+        negatives=negatives and Negatives(move(negatives.ids), move(negatives.log_weights.float())),
     )
 
 
@@ -108,7 +108,7 @@ class EagerStep:
         loss = nats / targets_counted
         loss.backward()
         norm = clip_grad_norm(self._model.parameters(), self._clip_norm)
-        if norm.device.type != "cpu":
+        if is_recordable(self._model, self._optimizer):
             self._optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
             self._optimizer.step()
         elif torch.isfinite(norm):
@@ -116,6 +116,9 @@ class EagerStep:
         self._optimizer.zero_grad()
         return Outcome(loss.detach(), norm, detach(state))
 
+
+MOST_RECORDINGS = 8
+"""Shapes of batches that are recorded; each recording keeps the memory of a step."""
 
 WARM_UP = 3
 """Batches of a shape that are learnt from eagerly before the step is recorded, so that all libraries are awake."""
@@ -136,7 +139,7 @@ class RecordedStep:
     """A step that is recorded once for each shape of its inputs and then replayed with one launch.
 
     Inputs are copied to where the recording reads them, and the state after a batch is left where the next one
-    finds it. Batches with a mask of targets have as many rows as that says, so they are never recorded.
+    finds it. Batches with a mask of targets are never recorded.
 
     Not measured: the tests replace `record` and run on a CPU.
     """
@@ -153,11 +156,11 @@ class RecordedStep:
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
         """See `Step`. The state is only good until the next call."""
         if inputs.counted is not None:
-            return self._step(inputs, state)
+            return self._step(inputs, state)  # it has as many rows as its mask says
         key = tuple(None if tensor is None else tensor.shape for tensor in _tensors(inputs))
         if key not in self._recordings:
             self._seen[key] = self._seen.get(key, 0) + 1
-            if self._seen[key] <= WARM_UP:
+            if self._seen[key] <= WARM_UP or len(self._recordings) == MOST_RECORDINGS:
                 return self._step(inputs, state)
             held = _copy(inputs), map_state(Tensor.clone, state)
             self._recordings[key] = *held, *self._record(lambda: self._step(*held))
@@ -195,7 +198,13 @@ def make_step(
     clip_norm: float | None,
     product_dtype: torch.dtype,
 ) -> Step:
-    """The quickest step for the device of the model; sparse gradients cannot be recorded."""
+    """The quickest step for this model and this optimizer."""
     step = EagerStep(model, optimizer, clip_norm, product_dtype)
-    recordable = model.device.type == "cuda" and not model.embedding.sparse
-    return RecordedStep(step) if recordable else step
+    return RecordedStep(step) if is_recordable(model, optimizer) else step
+
+
+def is_recordable(model: NeuralLanguageModel, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step needs nothing of the host: on CUDA, without sparse gradients, and with a rate on the device."""
+    groups = optimizer.param_groups
+    on_device = all(group.get("capturable") and isinstance(group["lr"], Tensor) for group in groups)
+    return model.device.type == "cuda" and not model.embedding.sparse and on_device
