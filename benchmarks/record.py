@@ -7,7 +7,6 @@ A line whose peer is not there has no ratio, and its note says why.
 """
 
 import json
-import os
 import platform
 import re
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks.goals import goal_ratio
 from benchmarks.race import Timing, ratio_quartiles
+from elman.train.machine import memory_bytes
 
 Quartiles = tuple[float, float]
 
@@ -123,7 +123,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "processor": _processor(),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory_bytes": memory_bytes(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from elman.cli.evaluate import megabytes
+from elman.cli.render import megabytes
 from elman.data.tokenizer import train_tokenizer
 from tests.cli.conftest import SMALL, make_text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from elman.cli.arguments import Reading, Source, Whole
-from elman.cli.render import print_json, print_table, say
+from elman.cli.render import megabytes, print_json, print_table, say
 from elman.config import DataConfig, require_integer
 from elman.errors import ConfigError, InputError, UsageError
 from elman.files import new_folder
@@ -176,11 +176,6 @@ def _sizes(text_model: "TextModel") -> dict[str, int]:
 
     before, after = bytes_before_and_after(text_model.model)
     return {"weight_bytes": after, "float32_bytes": before}
-
-
-def megabytes(size: int) -> str:
-    """Bytes for people: `12.3 MB`, and below a megabyte `12.3 kB`."""
-    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
 def is_model(path: Path) -> bool:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from elman.cli.arguments import Source, Whole
-from elman.cli.evaluate import megabytes
-from elman.cli.render import print_json, say, visible
+from elman.cli.render import megabytes, print_json, say, visible
 from elman.config import require_integer
 
 MOST_SAMPLES = 10_000

@@ -37,15 +37,14 @@ def read_contexts(tokens: Tensor, state: ContextState, reset: Tensor | None) -> 
     """
     width, length = state.tokens.shape[1], tokens.shape[1]
     joined = torch.cat([state.tokens, tokens], dim=1)
-    here = torch.arange(length + 1, device=tokens.device)
+    here = torch.arange(1, length + 1, device=tokens.device)
     places = here[:, None] + torch.arange(width, device=tokens.device)
     contexts = joined[:, places]
     if reset is not None:
         # Place of the token that the document of each context begins with; a state begins at place 0.
-        begins = torch.where(reset, here[:-1] + width, 0).cummax(dim=1).values
-        begins = torch.cat([begins.new_zeros(len(tokens), 1), begins], dim=1)
+        begins = torch.where(reset, here - 1 + width, 0).cummax(dim=1).values
         contexts = contexts.masked_fill(places < begins[..., None], BEFORE)
-    return contexts[:, 1:], ContextState(contexts[:, -1].clone())
+    return contexts, pass_tokens(tokens, state, reset)
 
 
 def pass_tokens(tokens: Tensor, state: ContextState, reset: Tensor | None) -> ContextState:

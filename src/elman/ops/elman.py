@@ -19,17 +19,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from elman.ops import reference, vendor
-from elman.ops.precision import product_dtype, without_autocast
+from elman.ops.dispatch import whole_sequence
 from elman.ops.sequence import (
     add_product,
     drop,
-    dropped_rows,
-    is_plain_step,
     previous_states,
     product_gradients,
     states_with_first,
     symmetric_,
-    time_first,
 )
 
 # Axes: B batch, T time, D input width, H hidden width. Inside, time comes first.
@@ -56,22 +53,10 @@ def elman(
     Returns:
         [B, T, H] and [B, H], in the dtype of `h_BH`.
     """
-    if is_plain_step(x_BTD, weight_HD, h_BH):
-        return reference.elman(x_BTD, weight_HD, weight_HH, bias_H, h_BH, reset_BT)
-    dtype, dropped = product_dtype(h_BH), dropped_rows(reset_BT, x_BTD.shape[1])
-    if vendor.resolve_backend("elman", h_BH, dtype, dropped) == "vendor":
-        with without_autocast(h_BH):
-            return vendor.elman(x_BTD, weight_HD, weight_HH, bias_H, h_BH, dropped)
-    with without_autocast(h_BH):
-        h_TBH, h_BH = _Elman.apply(  # type: ignore[no-untyped-call]
-            time_first(x_BTD, dtype),
-            weight_HD.to(dtype),
-            weight_HH.to(dtype),
-            bias_H.to(h_BH.dtype),
-            h_BH,
-            dropped,
-        )
-    return h_TBH.transpose(0, 1), h_BH
+    outputs, h_BH = whole_sequence(
+        reference.elman, vendor.elman, _Elman, x_BTD, (weight_HD, weight_HH), (bias_H,), (h_BH,), reset_BT
+    )
+    return outputs, h_BH
 
 
 class _Elman(torch.autograd.Function):

@@ -23,15 +23,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from elman.ops import reference
-from elman.ops.precision import product_dtype, without_autocast
+from elman.ops.dispatch import whole_sequence
 from elman.ops.sequence import (
     add_product,
     drop,
-    dropped_rows,
-    is_plain_step,
     product_gradients,
     states_with_first,
-    time_first,
 )
 
 # Axes: B batch, T time, D input width, H hidden width, G gates side by side (2 H or 3 H). Inside, time comes first.
@@ -52,33 +49,20 @@ def mingru(
     Returns:
         [B, T, H] and [B, H], in the dtype of `h_BH`.
     """
-    if is_plain_step(x_BTD, weight_GD, h_BH):
-        return reference.mingru(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
-    return _gated_sum(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
+    outputs, h_BH = whole_sequence(
+        reference.mingru, None, _GatedSum, x_BTD, (weight_GD,), (bias_G,), (h_BH,), reset_BT
+    )
+    return outputs, h_BH
 
 
 def minlstm(
     x_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor, h_BH: Tensor, reset_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Every hidden state of a minLSTM, and the last of them. As `mingru`, with 3 H rows f, i, v."""
-    if is_plain_step(x_BTD, weight_GD, h_BH):
-        return reference.minlstm(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
-    return _gated_sum(x_BTD, weight_GD, bias_G, h_BH, reset_BT)
-
-
-def _gated_sum(
-    x_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor, h_BH: Tensor, reset_BT: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    dtype = product_dtype(h_BH)
-    with without_autocast(h_BH):
-        h_TBH, h_BH = _GatedSum.apply(  # type: ignore[no-untyped-call]
-            time_first(x_BTD, dtype),
-            weight_GD.to(dtype),
-            bias_G.to(h_BH.dtype),
-            h_BH,
-            dropped_rows(reset_BT, x_BTD.shape[1]),
-        )
-    return h_TBH.transpose(0, 1), h_BH
+    outputs, h_BH = whole_sequence(
+        reference.minlstm, None, _GatedSum, x_BTD, (weight_GD,), (bias_G,), (h_BH,), reset_BT
+    )
+    return outputs, h_BH
 
 
 SHUT = -60.0

@@ -142,9 +142,8 @@ def _run(
         total_C, shift_C = _exponentials(hidden_CA.to(dtype), matrix_VA, p_VC, cut)
         target_CD = weight.index_select(0, y_C)
         target_logits_C = (hidden[rows] * target_CD).sum(dim=1) + bias.index_select(0, y_C)
-        if (
-            dtype != hidden.dtype
-        ):  # of the target, what the sum holds and what is taken from it are the same number
+        if dtype != hidden.dtype:
+            # Of the target, what the sum holds and what is taken from it have to be the same number.
             total_C += (target_logits_C - shift_C).exp() - p_VC.gather(0, y_C[None])[0]
         nats[rows] = total_C.log() + shift_C - target_logits_C
         if gradients is None:

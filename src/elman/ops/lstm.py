@@ -22,17 +22,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from elman.ops import reference, vendor
-from elman.ops.precision import product_dtype, without_autocast
+from elman.ops.dispatch import whole_sequence
 from elman.ops.sequence import (
     add_product,
     drop,
-    dropped_rows,
-    is_plain_step,
     previous_states,
     product_gradients,
     states_with_first,
     symmetric_,
-    time_first,
 )
 
 # Axes: B batch, T time, D input width, H hidden width, G the four gates side by side (4 H). Inside, time comes first.
@@ -61,23 +58,10 @@ def lstm(
     Returns:
         [B, T, H], [B, H] and [B, H], in the dtype of `h_BH`.
     """
-    if is_plain_step(x_BTD, weight_GD, h_BH):
-        return reference.lstm(x_BTD, weight_GD, weight_GH, bias_G, h_BH, c_BH, reset_BT)
-    dtype, dropped = product_dtype(h_BH), dropped_rows(reset_BT, x_BTD.shape[1])
-    if vendor.resolve_backend("lstm", h_BH, dtype, dropped) == "vendor":
-        with without_autocast(h_BH):
-            return vendor.lstm(x_BTD, weight_GD, weight_GH, bias_G, h_BH, c_BH, dropped)
-    with without_autocast(h_BH):
-        h_TBH, h_BH, c_BH = _LSTM.apply(  # type: ignore[no-untyped-call]
-            time_first(x_BTD, dtype),
-            weight_GD.to(dtype),
-            weight_GH.to(dtype),
-            bias_G.to(h_BH.dtype),
-            h_BH,
-            c_BH,
-            dropped,
-        )
-    return h_TBH.transpose(0, 1), h_BH, c_BH
+    outputs, h_BH, c_BH = whole_sequence(
+        reference.lstm, vendor.lstm, _LSTM, x_BTD, (weight_GD, weight_GH), (bias_G,), (h_BH, c_BH), reset_BT
+    )
+    return outputs, h_BH, c_BH
 
 
 class _LSTM(torch.autograd.Function):

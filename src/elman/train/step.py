@@ -98,6 +98,7 @@ class EagerStep:
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._clip_norm, self._product_dtype = clip_norm or math.inf, product_dtype
+        self._recordable = is_recordable(model, optimizer)
 
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
         """See `Step`; a gradient that is not finite changes nothing."""
@@ -108,7 +109,7 @@ class EagerStep:
         loss = nats / targets_counted
         loss.backward()
         norm = clip_grad_norm(self._model.parameters(), self._clip_norm)
-        if is_recordable(self._model, self._optimizer):
+        if self._recordable:
             self._optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
             self._optimizer.step()
         elif torch.isfinite(norm):
