@@ -2,13 +2,14 @@
 # make test    run the tests
 # make check   format, lint, types
 # make format  put the code into its format
+# make faults  every case of the fault tests, and docs/faults.md from what they found
 # make bench   every fast path beside what one would write without it: ten minutes on a quiet machine
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check format bench clean
+.PHONY: train test check faults format bench clean
 
 train: $(VENV)/installed
 	$(BIN)/elman train
@@ -20,6 +21,9 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+faults: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --full --fault-table docs/faults.md
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks

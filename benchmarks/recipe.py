@@ -72,7 +72,7 @@ def train_once(results: Path, name: str, asked: Mapping[str, object]) -> Result:
 
     Raises:
         ElmanError: As for `elman.train`, but a training that diverged is a result.
-        KeyboardInterrupt: The user stopped the training; nothing is kept of it.
+        StoppedError: The user stopped the training; nothing is kept of it.
     """
     for result in read_results(results):
         if result["asked"] == asked:
@@ -86,8 +86,6 @@ def train_once(results: Path, name: str, asked: Mapping[str, object]) -> Result:
         progress(f"{name}: {error}")
         result |= {"perplexity": None, "bits_per_byte": None}
     else:
-        if trained.interrupted:
-            raise KeyboardInterrupt
         result |= {key: getattr(trained, key) for key in ("steps", "tokens", "seconds")}
         result |= {key: getattr(trained.valid, key) for key in ("perplexity", "bits_per_byte")}
     with MetricsLog(results) as log:

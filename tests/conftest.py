@@ -1,11 +1,20 @@
 """What every test starts from: a cache of its own, so that none reads or writes that of the user."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no fault of the code: properties are not judged by the time they take.
 settings.register_profile("elman", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("elman")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full", action="store_true", help="every case of the fault sweeps (minutes), not a sample"
+    )
+    parser.addoption("--fault-table", type=Path, metavar="FILE", help="write what the fault tests found")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -25,7 +25,7 @@ SMALL = {
     "device": "cpu",
 }
 
-PUBLIC = {"ElmanError", "Sample", "Score", "TextModel", "compare", "evaluate", "load", "train"}
+PUBLIC = {"ElmanError", "Sample", "Score", "TextModel", "compare", "evaluate", "load", "resume", "train"}
 
 
 @pytest.fixture(scope="module")

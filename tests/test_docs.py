@@ -7,6 +7,8 @@ import os
 import random
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,14 +35,17 @@ SMALL = {"hidden_size": 16, "embedding_dim": 8, "num_layers": 1, "batch_size": 4
 def blocks(path: Path, language: str) -> list[str]:
     """The fenced blocks of a page in `language`."""
     return re.findall(
-        rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        rf"^ *```{language.strip(' *')}\n(.*?)^ *```$",
+        path.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
     )
 
 
-def commands(path: Path) -> list[str]:
-    """What a page types after `$ elman`, lines that go on joined."""
-    text = "\n".join(blocks(path, "console")).replace("\\\n", " ")
-    return [line.removeprefix("$ elman ") for line in text.splitlines() if line.startswith("$ elman ")]
+def commands(path: Path) -> list[tuple[str, str]]:
+    """The program, elman or torchrun, and what a page types after it; lines that go on are joined."""
+    text = "\n".join(re.sub(r"^ +\$", "$", block, flags=re.MULTILINE) for block in blocks(path, "console"))
+    lines = re.findall(r"^\$ (elman|torchrun) (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+    return [(program, typed) for program, typed in lines]
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +82,17 @@ def test_there_is_something_to_try():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_says_works(page, desk, small_by_default, capsys):
-    for command in commands(page):
-        arguments = shlex.split(command, comments=True)
-        if arguments[0] == "train":
+    for program, typed in commands(page):
+        arguments = shlex.split(typed, comments=True)
+        if "train" in arguments and "--max-steps" not in arguments:
             arguments += ["--max-steps", "3"]
-        code = run(arguments)
-        assert code == 0, f"{page}: elman {command}: {capsys.readouterr().err}"
+        if program == "elman":
+            code, said = run(arguments), capsys.readouterr().err
+        else:
+            command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            code, said = done.returncode, done.stderr
+        assert code == 0, f"{page}: {program} {typed}: {said}"
     if page in GUIDES:
         for block in blocks(page, "python"):
             exec(compile(block, str(page), "exec"), {})

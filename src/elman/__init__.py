@@ -14,17 +14,18 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from elman.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from elman.api import compare as compare
     from elman.api import evaluate as evaluate
+    from elman.api import resume as resume
     from elman.api import train as train
     from elman.errors import ElmanError as ElmanError
     from elman.evaluate.score import Score as Score
     from elman.text_model import Sample as Sample
     from elman.text_model import TextModel as TextModel
     from elman.text_model import load as load
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "ElmanError": "elman.errors",
@@ -34,6 +35,7 @@ _HOMES = {
     "compare": "elman.api",
     "evaluate": "elman.api",
     "load": "elman.text_model",
+    "resume": "elman.api",
     "train": "elman.api",
 }
 

@@ -1,4 +1,4 @@
-"""`elman.train`, `elman.evaluate` and `elman.compare`: the verbs of the command line, for Python."""
+"""`elman.train`, `elman.resume`, `elman.evaluate` and `elman.compare`: the verbs of the command line, for Python."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from elman.evaluate.score import Score
 from elman.settings import parse_count, parse_duration, resolve
 from elman.text_model import TextModel, load
 from elman.train.fit import Say
-from elman.train.run import RunResult, run_training
+from elman.train.run import RunResult, resume_training, run_training
 
 
 def train(
@@ -41,6 +41,23 @@ def train(
         preset, None if config is None else Path(config), overrides={"corpus": str(corpus), **settings}
     )
     return run_training(resolved, None if out is None else Path(out), quiet=quiet)
+
+
+def resume(
+    run: str | Path | None = None, *, strict: bool = False, quiet: bool = True, **settings: object
+) -> RunResult:
+    """Go on with a run from its newest checkpoint, or extend a finished one by a larger budget.
+
+    Args:
+        run: Its folder; None takes the only unfinished one under `runs/`.
+        strict: Refuse a machine on which the last bits may differ.
+        quiet: No progress on stderr.
+        settings: What to change: `max_steps=5000` for instance; see `train.resume.CHANGEABLE`.
+
+    Raises:
+        ElmanError: As the tree in `elman.errors` says.
+    """
+    return resume_training(None if run is None else Path(run), settings, strict=strict, quiet=quiet)
 
 
 def evaluate(model: TextModel | str | Path, text: str | Path, **settings: Any) -> Score:
@@ -80,7 +97,7 @@ def compare(
 
     Raises:
         ElmanError: As the tree in `elman.errors` says.
-        KeyboardInterrupt: What is finished is kept; the same call goes on.
+        KeyboardInterrupt: As for StoppedError, what is finished is kept, and the same call goes on.
     """
     given = {
         "models": None if models is None else tuple(models),

@@ -65,6 +65,8 @@ class DataConfig:
     """What to do with bytes that are not UTF-8: refuse the file, or read them as U+FFFD."""
     force_binary: bool = False
     """Read a file even if it looks like a program, a picture or an archive."""
+    skip_bad: bool = False
+    """Leave out records without usable text (jsonl, parquet, `hf:`), up to 1 % of those of a source."""
     valid: str = "0.05"
     """Held-out text: a fraction of the corpus, or a corpus of its own."""
     valid_limit: int | None = 2_000_000
@@ -248,6 +250,12 @@ class TrainingConfig:
     """Optimizer steps."""
     epochs: float | None = None
     """Passes over the training text."""
+    accumulate: int = 1
+    """Parts that a batch is learnt from in, one after another: less memory, and without dropout the same update."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between two checkpoints, at least; they are rarer where saving would take over 1 % of the time."""
+    checkpoints_kept: int = 2
+    """Checkpoints that stay; each also holds the weights that scored best until then."""
     validations: int = 8
     """How often the held-out text is scored on the way, evenly over the budget."""
     valid_tokens: int = 50_000
@@ -267,7 +275,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("batch_size", "bptt", "validations", "valid_tokens"):
+        for name in ("batch_size", "bptt", "accumulate", "checkpoints_kept", "validations", "valid_tokens"):
             require_integer(name, getattr(self, name), at_least=1, at_most=1_000_000_000)
         require_number("fresh_start", self.fresh_start, at_least=0, at_most=1)
         require_integer("max_length", self.max_length, at_least=2, at_most=1_000_000)
@@ -278,6 +286,7 @@ class TrainingConfig:
             require_integer("max_steps", self.max_steps, at_least=1)
         if self.yardstick_order is not None:
             require_integer("yardstick_order", self.yardstick_order, at_least=1, at_most=6)
+        require_number("checkpoint_seconds", self.checkpoint_seconds, at_least=0, at_most=1e6)
         for name in ("max_time", "epochs"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), above=0)

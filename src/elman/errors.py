@@ -1,6 +1,7 @@
 """Every error that elman raises on purpose, and the exit code each one ends a command with.
 
     ElmanError                    1   failed at run time
+    ├── NetworkError              1   a download did not come, or not whole
     ├── UsageError                2   the command line cannot be understood
     ├── MissingExtraError         3   an optional package is not installed
     ├── InputError                4   a text, a corpus or a prompt cannot be used
@@ -8,7 +9,8 @@
     │   └── TokenizerError        4   a tokenizer cannot be read, or does not fit
     ├── ModelError                5   a model folder is missing, incomplete or damaged
     ├── ResourceError             6   out of disk or memory
-    └── DivergedError             7   the loss is no longer a number
+    ├── DivergedError             7   the loss is no longer a number
+    └── RankError                 1   a process of the job has ended or hangs
 
 A message is one line: what is wrong, where, and the way out.
 """
@@ -18,6 +20,10 @@ class ElmanError(Exception):
     """Base of the tree; catch this to catch all that elman raises on purpose."""
 
     exit_code = 1
+
+
+class NetworkError(ElmanError):
+    """What was to come over the network did not, or something else did."""
 
 
 class UsageError(ElmanError):
@@ -67,3 +73,15 @@ class DivergedError(ElmanError):
     """Training produced a loss or a gradient that is not a number."""
 
     exit_code = 7
+
+
+class RankError(ElmanError):
+    """Another process of the same job has ended or does not answer."""
+
+
+class StoppedError(ElmanError):
+    """A signal asked a training to stop; what it had is saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -8,10 +8,11 @@ A name that is no setting is an error that names the nearest one; a value is con
 import dataclasses
 import math
 import re
+import reprlib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,20 @@ from typing import Any, Literal
 import tomli_w
 
 from elman.config import BUDGETS, PRESETS, RECIPES, SECTIONS, CellName, ModelConfig, RunConfig, suggestion
-from elman.errors import ConfigError
+from elman.errors import ConfigError, InputError
+from elman.files import read_at_most
+
+LARGEST_FILE = 1 << 18
+"""Bytes of a TOML file; one with every setting and a sentence on each has a thirtieth of it."""
+
+MOST_DOTS = 64
+"""In a name of a TOML file. The time to read one grows with the square of its parts, and a setting has two."""
+
+LARGEST_NUMBER = 4096
+"""Bits of a whole number, which Python still writes in decimal."""
+
+Where = Callable[[str], str]
+"""Where a setting was given, for messages: the command line, or a line of a file."""
 
 
 def resolve(
@@ -41,47 +55,70 @@ def resolve(
     Raises:
         ConfigError: An unknown name (with the nearest known one), a wrong type or an impossible value.
     """
-    layers: list[tuple[str, Mapping[str, object]]] = []
+    layers: list[tuple[Where, Mapping[str, object]]] = []
     if toml is not None:
-        tables = _read_toml(toml)
+        tables, where = _read_toml(toml)
         named = str(tables.pop("preset", "default"))
         preset = named if preset is None else preset
-        layers.append((str(toml), _flatten(tables, str(toml))))
+        layers.append((where, _flatten(tables, where)))
     if environment:
         known = {f"ELMAN_{name.upper()}": name for name in _fields_by_name()}
-        layers += [(key, {known[key]: value}) for key, value in environment.items() if key in known]
-    layers.append(("command line", overrides or {}))
+        layers += [
+            (_everywhere(key), {known[key]: value}) for key, value in environment.items() if key in known
+        ]
+    layers.append((_everywhere("command line"), overrides or {}))
     layers = [(where, _with_family(layer, where)) for where, layer in layers]
 
     preset = "default" if preset is None else preset
     if preset not in PRESETS:
         raise ConfigError(
-            f"unknown preset {preset!r}{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
+            f"unknown preset {_show(preset)}{suggestion(preset, PRESETS)}; there are: {', '.join(PRESETS)}"
         )
     values = {name: dict(section) for name, section in to_dict(PRESETS[preset]).items() if name in SECTIONS}
     if preset == "default":
-        layers.insert(0, ("recipe", RECIPES.get(_name_of_model(values["model"], layers), {})))
+        layers.insert(0, (_everywhere("recipe"), RECIPES.get(_name_of_model(values["model"], layers), {})))
+    return _apply(preset, values, layers)
+
+
+def amend(config: RunConfig, overrides: Mapping[str, object]) -> RunConfig:
+    """The settings of a run with some of them changed; a budget given replaces the one that it has.
+
+    Raises:
+        ConfigError: As for `resolve`.
+    """
+    values = {name: section for name, section in to_dict(config).items() if name in SECTIONS}
+    return _apply(config.preset, values, [(_everywhere("command line"), overrides)])
+
+
+def _apply(
+    preset: str, values: dict[str, dict[str, Any]], layers: list[tuple[Where, Mapping[str, object]]]
+) -> RunConfig:
     budget_given = False
     for where, layer in layers:
         for name, value in layer.items():
             section, name_of_field, annotation = _find(name, where)
             if name_of_field in BUDGETS and not budget_given:
-                values["training"] |= dict.fromkeys(BUDGETS)  # a budget given replaces the preset's
+                values["training"] |= dict.fromkeys(BUDGETS)  # a budget given replaces that of the preset
                 budget_given = True
-            values[section][name_of_field] = _convert(value, annotation, f"{where}: {name_of_field}")
+            values[section][name_of_field] = _convert(value, annotation, f"{where(name)}: {name_of_field}")
     return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
 
 
-def _name_of_model(preset: Mapping[str, object], layers: list[tuple[str, Mapping[str, object]]]) -> str:
+def _everywhere(place: str) -> Where:
+    return lambda name: place
+
+
+def _name_of_model(preset: Mapping[str, object], layers: list[tuple[Where, Mapping[str, object]]]) -> str:
     """`ModelConfig.name` of what is asked for."""
     family, cell = preset["family"], preset["cell"]
     for where, layer in layers:
         given = {_find(name, where)[1]: value for name, value in layer.items()}
         family, cell = given.get("family", family), given.get("cell", cell)
-    return str(cell if family == "recurrent" else family)
+    name = cell if family == "recurrent" else family
+    return name if isinstance(name, str) else ""
 
 
-def _with_family(layer: Mapping[str, object], where: str) -> Mapping[str, object]:
+def _with_family(layer: Mapping[str, object], where: Where) -> Mapping[str, object]:
     """The same settings, where a cell that is asked for asks for a recurrent model.
 
     Raises:
@@ -91,7 +128,7 @@ def _with_family(layer: Mapping[str, object], where: str) -> Mapping[str, object
     given = {_find(name, where)[1]: value for name, value in layer.items()}
     if given.get("family") in typing.get_args(CellName):
         raise ConfigError(
-            f"{where}: {given['family']!r} is a cell, not a model: give --cell {given['family']}"
+            f"{where('model.family')}: {_show(given['family'])} is a cell, not a model: give --cell {given['family']}"
         )
     if "cell" not in given:
         return layer
@@ -99,7 +136,8 @@ def _with_family(layer: Mapping[str, object], where: str) -> Mapping[str, object
     whole = {field.name for field in dataclasses.fields(ModelConfig)} <= given.keys()
     if family != "recurrent" and not whole:
         raise ConfigError(
-            f"{where}: cell {given['cell']!r} is for model 'recurrent', not {family!r}; leave one out"
+            f"{where('model.cell')}: cell {_show(given['cell'])} is for model 'recurrent', not {_show(family)};"
+            " leave one out"
         )
     return {"family": family, **layer}
 
@@ -121,12 +159,12 @@ def to_toml(config: RunConfig) -> str:
 
 def from_toml(path: Path) -> RunConfig:
     """The settings that `to_toml` wrote: the file alone, no preset under it."""
-    tables = _read_toml(path)
+    tables, where = _read_toml(path)
     preset = str(tables.pop("preset", "default"))
     values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    for name, value in _flatten(tables, str(path)).items():
-        section, name_of_field, annotation = _find(name, str(path))
-        values[section][name_of_field] = _convert(value, annotation, f"{path}: {name_of_field}")
+    for name, value in _flatten(tables, where).items():
+        section, name_of_field, annotation = _find(name, where)
+        values[section][name_of_field] = _convert(value, annotation, f"{where(name)}: {name_of_field}")
     return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
 
 
@@ -137,11 +175,11 @@ def read_section(name: str, values: object, where: str) -> Any:
         ConfigError: An unknown name, a wrong type or an impossible value.
     """
     fields = {}
-    for key, value in _flatten({name: values}, where).items():
-        _, name_of_field, annotation = _find(key, where)
+    for key, value in _flatten({name: values}, _everywhere(where)).items():
+        _, name_of_field, annotation = _find(key, _everywhere(where))
         if isinstance(value, str) and annotation in (bool, int, float):  # only a command line spells numbers
             raise ConfigError(
-                f"{where}: {name_of_field}: {value!r} is a string, not of type {annotation.__name__}"
+                f"{where}: {name_of_field}: {_show(value)} is a string, not of type {annotation.__name__}"
             )
         fields[name_of_field] = _convert(value, annotation, f"{where}: {name_of_field}")
     return SECTIONS[name](**fields)
@@ -167,7 +205,7 @@ def parse_count(name: str, value: int | str) -> int:
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kM]?)\s*", str(value))
     number = Fraction(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]] if match else Fraction(1, 2)
     if number.denominator != 1:
-        raise ConfigError(f"{name}: {value!r} is not a whole number; write 500000, 500k or 2M")
+        raise ConfigError(f"{name}: {_show(value)} is not a whole number; write 500000, 500k or 2M")
     return number.numerator
 
 
@@ -184,7 +222,7 @@ def _fields_by_name() -> dict[str, tuple[str, Any]]:
     return found
 
 
-def _find(name: str, where: str) -> tuple[str, str, Any]:
+def _find(name: str, where: Where) -> tuple[str, str, Any]:
     """Section, field and annotation of a dotted or bare setting name."""
     fields = _fields_by_name()
     section, _, bare = name.replace("-", "_").rpartition(".")
@@ -192,52 +230,84 @@ def _find(name: str, where: str) -> tuple[str, str, Any]:
         return fields[bare][0], bare, fields[bare][1]
     dotted = [f"{found[0]}.{key}" for key, found in fields.items()]
     near = suggestion(f"{section}.{bare}", dotted) if section else suggestion(bare, fields)
-    raise ConfigError(f"{where}: unknown setting {name!r}{near}")
+    raise ConfigError(f"{where(name)}: unknown setting {_show(name)}{near}")
 
 
-def _flatten(tables: Mapping[str, object], where: str) -> dict[str, object]:
+def _flatten(tables: Mapping[str, object], where: Where) -> dict[str, object]:
     """`{"model": {"cell": ...}}` as `{"model.cell": ...}`."""
     flat: dict[str, object] = {}
     for name, table in tables.items():
         if name not in SECTIONS:
             known = [*SECTIONS, "preset"]
-            raise ConfigError(f"{where}: unknown table or key {name!r}{suggestion(name, known)}")
+            raise ConfigError(f"{where(name)}: unknown table or key {_show(name)}{suggestion(name, known)}")
         if not isinstance(table, Mapping):
-            raise ConfigError(f"{where}: {name} must be a table, [{name}]")
+            raise ConfigError(f"{where(name)}: {name} must be a table, [{name}]")
         flat |= {f"{name}.{key}": value for key, value in table.items()}
     return flat
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> tuple[dict[str, Any], Where]:
+    """The tables of a file, and where each name in it stands."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the settings: {error.strerror}") from error
+        text = read_at_most(path, LARGEST_FILE).decode("utf-8-sig")
+        if any(part.count(".") > MOST_DOTS for line in text.splitlines() for part in line.split("=")):
+            raise ValueError(f"a name or a value has more than {MOST_DOTS} dots")
+        return tomllib.loads(text), lambda name: _line_of(name, text, path)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     except (ValueError, RecursionError) as error:  # among them a bare one, for a number of 5,000 digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
+def _line_of(name: str, text: str, path: Path) -> str:
+    """`path`, and the line on which a table or a setting, `model.cell`, begins where it is written plainly."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+            table = header[1]
+            found = [table]
+        else:
+            key = re.match(r"\s*([\w.-]+)\s*=", line)
+            found = [".".join(filter(None, [table, key[1]]))] if key else []
+        if name in found:
+            return f"{path}, line {number}"
+    return str(path)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def _show(value: object) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no number of 5,000 digits
+        return f"a {type(value).__name__} too long to be shown"
+
+
 def _convert(value: object, annotation: Any, where: str) -> object:
     """`value`, which may be a string from the command line, as the type that a field wants."""
+    if isinstance(value, int) and value.bit_length() > LARGEST_NUMBER:
+        raise ConfigError(f"{where}: {_show(value)} is beyond any setting")
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         if value is None or value == "none":
             return None
         (annotation,) = [choice for choice in typing.get_args(annotation) if choice is not type(None)]
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
-        if value not in choices:
-            raise ConfigError(
-                f"{where}: {value!r} is not one of {', '.join(choices)}{suggestion(str(value), choices)}"
-            )
+        if not isinstance(value, str) or value not in choices:
+            near = suggestion(value, choices) if isinstance(value, str) else ""
+            raise ConfigError(f"{where}: {_show(value)} is not one of {', '.join(choices)}{near}")
         return value
     if annotation is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if isinstance(value, bool):
             return value
-        if str(value).lower() in words:
+        if isinstance(value, str | int) and str(value).lower() in words:
             return words[str(value).lower()]
-        raise ConfigError(f"{where}: {value!r} is neither true nor false")
-    if annotation is str and not isinstance(value, bool | Mapping | list | None):
+        raise ConfigError(f"{where}: {_show(value)} is neither true nor false")
+    if annotation is str and isinstance(value, str | int | float | Path) and not isinstance(value, bool):
         return str(value)
     if annotation in (int, float) and not isinstance(value, bool):
         number = _number(value, where)
@@ -246,17 +316,19 @@ def _convert(value: object, annotation: Any, where: str) -> object:
         if number == int(number):
             return int(str(value)) if str(value).lstrip("+-").isdigit() else int(number)
     raise ConfigError(
-        f"{where}: {value!r} is not a {'whole number' if annotation is int else annotation.__name__}"
+        f"{where}: {_show(value)} is not a {'whole number' if annotation is int else annotation.__name__}"
     )
 
 
 def _number(value: object, where: str) -> float:
     """A finite number, from a number or a string; `where` ends in the name of the field."""
+    if not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: {_show(value)} is not a number")
     duration = parse_duration(str(value)) if where.endswith("max_time") else math.nan
     try:
         number = float(str(value)) if math.isnan(duration) else duration
     except ValueError:
-        raise ConfigError(f"{where}: {value!r} is not a number") from None
+        raise ConfigError(f"{where}: {_show(value)} is not a number") from None
     if not math.isfinite(number):
-        raise ConfigError(f"{where}: {value!r} is not a finite number")
+        raise ConfigError(f"{where}: {_show(value)} is not a finite number")
     return number

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from elman.config import DataConfig, ModelConfig
 from elman.data.prepare import prepare_text
 from elman.data.store import TokenStore
-from elman.data.tokenizer import Tokenizer, load_tokenizer
+from elman.data.tokenizer import Tokenizer
+from elman.data.tokenizer_file import LARGEST_FILE, parse_tokenizer_file
 from elman.errors import ConfigError, InputError, ModelError
 from elman.evaluate.mix import fit_weights
 from elman.evaluate.score import Score, StateRule, score_store, token_nats
@@ -30,7 +31,15 @@ from elman.models.mixture import Mixture
 from elman.models.neural import NeuralLanguageModel
 from elman.models.ngram import NgramModel
 from elman.models.quantize import QuantizedLanguageModel, SmallWeights, quantize
-from elman.models.store import find_model, read_settings, read_tensors, write_model
+from elman.models.store import (
+    find_model,
+    read_part,
+    read_settings,
+    read_tensors,
+    refuse_escape,
+    write_model,
+)
+from elman.ranks import ALONE, Ranks
 from elman.settings import read_section
 
 
@@ -142,8 +151,15 @@ class TextModel:
         store = prepare_text(data, self.tokenizer)
         return self.score_store(store, batch_size=batch_size, state=state)
 
-    def score_store(self, store: TokenStore, *, batch_size: int = 32, state: StateRule = "reset") -> Score:
-        """The score of tokens that were prepared with this model's tokenizer."""
+    def score_store(
+        self,
+        store: TokenStore,
+        *,
+        batch_size: int = 32,
+        state: StateRule = "reset",
+        ranks: Ranks = ALONE,
+    ) -> Score:
+        """The score of tokens that were prepared with this model's tokenizer, found by all `ranks` together."""
         return score_store(
             self.model,
             store,
@@ -151,11 +167,12 @@ class TextModel:
             unknown_id=self.tokenizer.unknown_id,
             batch_size=batch_size,
             state=state,
+            ranks=ranks,
         )
 
-    def token_nats(self, store: TokenStore) -> NDArray[np.float64]:
+    def token_nats(self, store: TokenStore, *, ranks: Ranks = ALONE) -> NDArray[np.float64]:
         """Nats of every target of tokens that were prepared with this model's tokenizer, [N]."""
-        return token_nats(self.model, store, pad_id=self.tokenizer.pad_id)
+        return token_nats(self.model, store, pad_id=self.tokenizer.pad_id, ranks=ranks)
 
     def save(self, folder: Path, card: str) -> None:
         """Write a self-contained model folder, with `card` as its README.md.
@@ -203,14 +220,16 @@ class MixedTextModel(TextModel):
         self.parts, self.weights = tuple(parts), tuple(weights)
 
     @classmethod
-    def fit(cls, parts: Sequence[TextModel], store: TokenStore) -> "MixedTextModel":
+    def fit(cls, parts: Sequence[TextModel], store: TokenStore, *, ranks: Ranks = ALONE) -> "MixedTextModel":
         """The mixture that predicts `store` best.
 
         Raises:
             InputError: The models have different tokenizers, or all rule out some target.
         """
         require_one_tokenizer(parts)
-        return cls(parts, fit_weights(np.stack([part.token_nats(store) for part in parts])).tolist())
+        return cls(
+            parts, fit_weights(np.stack([part.token_nats(store, ranks=ranks) for part in parts])).tolist()
+        )
 
     def save(self, folder: Path, card: str) -> None:
         """Write the parts, then the weights.
@@ -281,7 +300,7 @@ def _load(path: str | Path, device: str) -> TextModel:
             tokenizer.vocab_size,
             pad_index=tokenizer.pad_id,
             excluded_ids=_excluded_ids(folder, settings),
-            read=partial(read_tensors, folder),
+            read=partial(read_tensors, folder, sha256=settings.get("weights_sha256")),
         )
     except ConfigError as error:
         raise ModelError(f"{folder / 'config.json'}: {error}") from error
@@ -307,7 +326,8 @@ def _load_mixture(folder: Path, weights: object, device: str) -> MixedTextModel:
     )
     if not sound or not isinstance(weights, list):
         raise ModelError(f"{folder / 'config.json'}: weights {weights!r} are not positive numbers of sum one")
-    parts = [_load(folder / PARTS / str(number), device) for number in range(1, len(weights) + 1)]
+    places = [folder / PARTS / str(number) for number in range(1, len(weights) + 1)]
+    parts = [_load(refuse_escape(folder, place), device) for place in places]
     try:
         return MixedTextModel(parts, weights)
     except InputError:
@@ -318,10 +338,9 @@ def _load_mixture(folder: Path, weights: object, device: str) -> MixedTextModel:
 
 def _load_tokenizer(folder: Path, settings: dict[str, Any]) -> Tokenizer:
     """The tokenizer of a model folder, compared with what the settings say of it."""
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(f"{folder / 'tokenizer.json'}: missing; copy the whole model folder")
+    content = read_part(folder, "tokenizer.json", LARGEST_FILE)
     try:
-        tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
+        tokenizer = Tokenizer(parse_tokenizer_file(content, str(folder / "tokenizer.json")))
     except InputError as error:
         raise ModelError(str(error)) from error
     if tokenizer.vocab_size != settings.get("vocab_size") or tokenizer.sha256 != settings.get(

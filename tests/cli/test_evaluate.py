@@ -11,6 +11,7 @@ import torch
 from elman.cli.render import megabytes
 from elman.data.tokenizer import train_tokenizer
 from tests.cli.conftest import SMALL, make_text
+from tests.torchrun import run_ranks, torchrun
 
 KEYS = {
     *("schema", "nats", "targets", "characters", "bytes", "words", "documents", "truncated", "unknown"),
@@ -210,6 +211,7 @@ def model_settings(**changes: object):
     def change(folder: Path) -> None:
         path = folder / "config.json"
         content = json.loads(path.read_text())
+        assert content.pop("sha256")  # which would be reason enough
         content["model"] |= changes
         path.write_text(json.dumps(content))
 
@@ -231,6 +233,9 @@ def other_vocabulary(folder: Path) -> None:
 
 
 def not_a_number(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["sha256"], settings["weights_sha256"]
+    (folder / "config.json").write_text(json.dumps(settings))
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     next(iter(tensors.values()))[0] = torch.nan
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
@@ -292,12 +297,51 @@ def test_bytes_are_written_for_people(size, text):
     assert megabytes(size) == text
 
 
-def test_a_damaged_cache_is_one_line(elman, desk, own_cache):
-    assert elman("eval", desk / "run", desk / "lines.txt").code == 0
+def test_a_damaged_cache_is_prepared_again(elman, desk, own_cache):
+    arguments = ["eval", desk / "run", desk / "lines.txt", "--json"]
+    sound = elman(*arguments)
     damaged = [path for path in own_cache.rglob("*") if path.suffix in (".npy", ".tokens")]
     assert len(damaged) > 3
     for path in damaged:
-        content = path.read_bytes()
-        path.write_bytes(content[:3])
-        elman("eval", desk / "run", desk / "lines.txt").refuses(4, path.name, "remove")
-        path.write_bytes(content)
+        path.write_bytes(path.read_bytes()[:3])
+        outcome = elman(*arguments)
+        assert outcome.document == sound.document
+        assert path.name in outcome.err
+        assert "prepared again" in outcome.err
+
+
+# ---- under torchrun -------------------------------------------------------------------------------------
+
+
+def test_r08_ranks_that_share_a_text_print_what_one_process_does(desk, own_cache):
+    arguments = ["eval", desk / "run", desk / "novel.txt", "--documents", "line", "--batch-size", 1, "--json"]
+    [alone] = run_ranks(["-m", "elman", *arguments], 1)
+    assert alone.returncode == 0, alone.stderr
+    shutil.rmtree(own_cache)
+    first, second = run_ranks(["-m", "elman", *arguments], 2)
+    assert (first.returncode, first.stdout) == (0, alone.stdout), first.stderr
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+
+
+def test_r04_ranks_with_other_threads_are_refused(desk):
+    threads = [{"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2"}]
+    ended = run_ranks(["-m", "elman", "eval", desk / "run", desk / "lines.txt"], 2, threads)
+    assert [(rank.returncode, rank.stdout) for rank in ended] == [(4, "")] * 2
+    lines = [line for rank in ended for line in rank.stderr.splitlines()]
+    assert lines == [
+        "elman: the ranks differ in the number of threads: 1 on rank 0, 2 on rank 1; start all of them with the same"
+    ]
+
+
+def test_torchrun_is_a_way_to_start_them(elman, desk):
+    arguments = ["eval", desk / "run", desk / "lines.txt", "--json"]
+    done = torchrun(["-m", "elman", *arguments], 2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["targets"] == elman(*arguments).document["targets"]
+
+
+def test_standard_input_is_not_for_several(desk):
+    ended = run_ranks(["-m", "elman", "eval", desk / "run", "-"], 2)
+    assert [(rank.returncode, rank.stdout) for rank in ended] == [(4, "")] * 2
+    lines = [line for rank in ended for line in rank.stderr.splitlines()]
+    assert lines == ["elman: standard input cannot be read by several processes; give a file"]

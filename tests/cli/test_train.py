@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,12 @@ from elman.config import SECTIONS
 from elman.settings import from_toml, setting_sections
 from elman.text_model import load
 from elman.train import run as running
-from elman.train.interrupt import Interrupt
 from elman.train.watcher import Watcher
 from tests.cli.conftest import SMALL
 
 KEYS = {
     *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
-    *("valid", "yardstick", "interrupted"),
+    *("valid", "yardstick", "samples"),
 }
 
 
@@ -38,7 +39,7 @@ def test_json_is_one_document_with_what_is_promised(elman, texts):
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"])
     assert document["parameters"] == sum(p.numel() for p in load("out").model.parameters())
     assert document["valid"]["targets"] == document["valid"]["bytes"] + document["valid"]["documents"]
-    assert document["interrupted"] is False
+    assert len(document["samples"]) == 3
     assert "step 4" in outcome.err
 
 
@@ -374,28 +375,105 @@ def test_a_pipe_is_no_file(elman):
     elman("train", "pipe", *SMALL).refuses(4, "pipe: neither a regular file nor a folder", "give -")
 
 
-def test_a_run_folder_that_is_removed_meanwhile_is_one_line(elman, texts, monkeypatch):
+def test_a_run_folder_that_is_removed_meanwhile_is_one_line_and_the_training_is_kept(
+    elman, texts, monkeypatch, tmp_path
+):
     validate = Watcher.validate
 
     def validate_and_remove(watcher, step):
         validate(watcher, step)
         shutil.rmtree("out")
 
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(Watcher, "validate", validate_and_remove)
     outcome = elman("train", "good.txt", *SMALL, "--out", "out", "--validations", "1")
-    outcome.refuses(4, "out/metrics.jsonl")
-    assert load("out")  # what could be kept was
+    outcome.refuses(4, "out: was moved or removed", "elman train --resume ")
+    kept = outcome.err.rstrip().rpartition(" ")[2]
+    monkeypatch.setattr(Watcher, "validate", validate)
+    assert elman("train", "--resume", kept).code == 0
+    assert load(kept).generate(max_tokens=3)
 
 
-def test_an_interrupted_training_keeps_its_model(elman, texts, monkeypatch):
-    monkeypatch.setattr(
-        Interrupt, "asked", property(lambda self: True, lambda self, value: None), raising=False
+# ---- stopped and resumed ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(elman, texts, monkeypatch):
+    """A run that a signal ended after its second step."""
+
+    def stop(watcher, result):
+        if result.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(watcher, result)
+
+    real = Watcher.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Watcher, "__call__", stop)
+        return elman("train", "good.txt", *SMALL, "--out", "runs/one", "--json")
+
+
+def test_a_stopped_training_says_how_to_go_on_and_goes_on(elman, stopped):
+    assert (stopped.code, stopped.out) == (143, "")
+    message = stopped.err.splitlines()[-1]
+    assert message == "elman: stopped by SIGTERM after step 2; go on with: elman train --resume runs/one"
+    assert load("runs/one").generate(max_tokens=3)
+    outcome = elman(*message.partition("elman train ")[1:][0].split()[1:], *message.split()[-2:], "--json")
+    assert outcome.document["steps"] == 4
+    assert "going on from step 2" in outcome.err
+
+
+def test_the_only_unfinished_run_needs_no_name(elman, stopped):
+    for again in (elman("train", "--resume", "--json"), elman("train", "--resume=runs/one", "--json")):
+        assert (again.document["run"], again.document["steps"]) == ("runs/one", 4)
+    elman("train", "--resume").refuses(4, "runs: no unfinished run there", "--resume RUN")
+
+
+def test_of_several_unfinished_runs_one_is_to_be_named(elman, stopped):
+    shutil.copytree("runs/one", "runs/two")
+    elman("train", "--resume").refuses(4, "2 runs are unfinished: runs/one, runs/two")
+    assert elman("train", "--resume", "runs/two", "-q").code == 0
+
+
+def test_a_run_that_goes_on_may_be_given_more(elman, stopped):
+    document = elman("train", "--resume", "runs/one", "--max-steps", "6", "--json").document
+    assert document["steps"] == 6
+    outcome = elman("train", "--resume", "runs/one", "--json")
+    assert outcome.document == document
+    assert (
+        "runs/one is finished, after 6 steps: nothing to do; more of it: elman train --resume" in outcome.err
     )
-    outcome = elman("train", "good.txt", *SMALL, "--out", "out", "--json")
-    assert outcome.code == 130
-    assert outcome.document["interrupted"]
-    assert outcome.document["steps"] == 1
-    assert load("out").generate(max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "parts"),
+    [
+        (["--out", "x"], 2, ["leave out --out"]),
+        (["--preset", "chapter"], 2, ["leave out --preset"]),
+        (
+            ["--cell", "gru", "--dropout", "0.5"],
+            4,
+            ["model.cell (lstm in the run, gru given), model.dropout"],
+        ),
+        (["other.txt"], 4, ["the text is not that of the run: SHA-256", "here", "there"]),
+    ],
+)
+def test_another_run_cannot_be_made_of_it(elman, stopped, options, code, parts):
+    Path("other.txt").write_text("".join(f"other line {i}\n" for i in range(200)))
+    before = everything_in(Path("runs"))
+    arguments = (
+        [*options, "--resume", "runs/one"]
+        if options[0] == "other.txt"
+        else ["--resume", "runs/one", *options]
+    )
+    elman("train", *arguments).refuses(code, *parts)
+    assert everything_in(Path("runs")) == before
+
+
+def test_what_is_no_run_cannot_be_resumed(elman, texts):
+    elman("train", "--resume", "nowhere").refuses(4, "nowhere: no such run folder")
+    elman("train", "--resume", ".").refuses(4, "is no run folder: it has no config.toml")
+    elman("train", "good.txt", "--strict-resume").refuses(2, "add --resume RUN")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.data import batches as batching
-from elman.data.batches import Batch, DocumentLoader, StreamLoader, window
+from elman.data.batches import Batch, DocumentLoader, StreamLoader, deal, window
 from elman.data.store import TokenStore, store_from_ids
+from elman.ranks import ALONE, Ranks
 
 PAD, START, END = 0, 1, 2
 
@@ -318,3 +319,44 @@ def test_a_loader_goes_on_in_a_new_iteration(make):
 def test_only_streams_carry_their_state():
     assert streams().carries_state
     assert not documents().carries_state
+
+
+# ---- ranks ------------------------------------------------------------------------------------------------
+
+
+@given(
+    store=stores(), batch_size=SIZES, size=st.integers(1, 9), kind=st.sampled_from(["streams", "documents"])
+)
+def test_the_shares_of_all_ranks_are_the_batch(store, batch_size, size, kind):
+    if kind == "streams":
+        loader = StreamLoader(store, batch_size, 3, pad_id=PAD)
+    else:
+        loader = DocumentLoader(store, batch_size, None, pad_id=PAD)
+    for batch in take(loader, 3):
+        shares = [deal(batch, Ranks(rank, size)) for rank in range(size)]
+        real = [share for share in shares if share.counted.any()]
+        counting = batch.counted.any(dim=1)
+        for name, part in zip(batch._fields, batch, strict=True):
+            together = torch.cat([getattr(share, name)[share.counted.any(dim=1)] for share in real])
+            assert torch.equal(together, part[counting]), name
+        assert sum(int(share.counted.sum()) for share in shares) == int(batch.counted.sum())
+        rows = [len(share.inputs) for share in shares]
+        assert min(rows) >= 1  # every rank has something to do, as the others wait for its gradient
+        assert max(rows) - min(rows) <= 1
+        assert all(share.inputs.shape[1] == batch.inputs.shape[1] for share in shares)
+
+
+def test_a_rank_without_a_row_has_one_that_does_not_count():
+    batch = take(DocumentLoader(LARGE, 2, 4, pad_id=PAD), 1)[0]
+    shares = [deal(batch, Ranks(rank, 5)) for rank in range(5)]
+    idle = [share for share in shares if not share.counted.any()]
+    assert len(idle) == 3
+    for share in idle:
+        assert {part.shape for part in share} == {(1, batch.inputs.shape[1])}
+        assert (share.targets >= 0).all()
+    assert batch.counted.all(dim=1).any()  # what is shared was not written to
+
+
+def test_alone_a_batch_is_dealt_whole():
+    batch = take(streams(), 1)[0]
+    assert same([deal(batch, ALONE)], [batch])

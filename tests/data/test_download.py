@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from elman.data import download
+from elman.data import download, unpack
 from elman.data.download import cache_dir, thelmbook
-from elman.errors import InputError, ResourceError
+from elman.data.fetch import Patience
+from elman.errors import InputError, NetworkError, ResourceError
 
 
 def archive(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
@@ -85,20 +86,21 @@ def server(monkeypatch):
 
 
 def fetch(server: Server, cache: Path) -> Path:
-    return thelmbook("news", base_url=server.url, cache=cache, pause_seconds=0)
+    return thelmbook("news", base_url=server.url, cache=cache, patience=Patience(attempts=3, pause_seconds=0))
 
 
-def refused(server: Server, cache: Path, *parts: str) -> None:
-    """Nothing but the error comes of it: no text, and no scratch file."""
+def refused(server: Server, cache: Path, *parts: str, kept: tuple[str, ...] = ()) -> None:
+    """Nothing but the error comes of it: no text, and no scratch file; only what is `kept` on purpose."""
     before = everything(cache.parent)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises((InputError, NetworkError)) as caught:
         fetch(server, cache)
     message = str(caught.value)
     assert message.startswith(f"{server.url}/news: ")
     assert "\n" not in message
     for part in parts:
         assert part in message
-    assert everything(cache.parent) - before <= {cache, cache / "thelmbook"}
+    home = cache / "thelmbook"
+    assert everything(cache.parent) - before <= {cache, home, *(home / name for name in kept)}
 
 
 def everything(folder: Path) -> set[Path]:
@@ -152,10 +154,11 @@ def test_two_texts_of_one_name_are_refused(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cap", "value"), [("MAX_MEMBERS", 1), ("MAX_TEXT_BYTES", 10), ("MAX_ARCHIVE_BYTES", 10)]
+    ("module", "cap", "value"),
+    [(unpack, "MAX_MEMBERS", 1), (unpack, "MAX_TEXT_BYTES", 10), (download, "MAX_ARCHIVE_BYTES", 10)],
 )
-def test_the_caps_hold(server, tmp_path, monkeypatch, cap, value):
-    monkeypatch.setattr(download, cap, value)
+def test_the_caps_hold(server, tmp_path, monkeypatch, module, cap, value):
+    monkeypatch.setattr(module, cap, value)
     server.answer(GOOD)
     refused(server, tmp_path / "cache", str(value))
 
@@ -222,7 +225,7 @@ def test_another_archive_than_the_first_is_refused(server, tmp_path):
     folder.rmdir()
     server.answers = []
     server.answer(archive(("train.txt", b"something new\n")))
-    refused(server, tmp_path, "not the archive that is known", "delete")
+    refused(server, tmp_path, "not the archive that is known", "delete", kept=("news.bad",))
     (tmp_path / "thelmbook" / "news.sha256").unlink()
     assert (fetch(server, tmp_path) / "train.txt").read_bytes() == b"something new\n"
 
@@ -230,7 +233,7 @@ def test_another_archive_than_the_first_is_refused(server, tmp_path):
 def test_a_published_checksum_is_compared(server, tmp_path, monkeypatch):
     monkeypatch.setitem(download.CHECKSUMS, "news", "0" * 64)
     server.answer(GOOD)
-    refused(server, tmp_path / "cache", "not the archive that is known")
+    refused(server, tmp_path / "cache", "not the archive that is known", kept=("news.bad",))
 
 
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path):

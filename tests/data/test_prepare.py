@@ -14,19 +14,12 @@ from tokenizers import Tokenizer as TokenizerFile
 from tokenizers import normalizers
 
 from elman.config import DataConfig
-from elman.data import prepare as preparing
-from elman.data.corpora import corpus_from_text
+from elman.data import build, chunks, survey, vocabulary
 from elman.data.documents import PIECE_CHARACTERS
-from elman.data.prepare import (
-    DOCUMENTS_TO_SPLIT_BY,
-    HELD_OUT_BLOCK,
-    Survey,
-    prepare,
-    prepare_text,
-    split_corpus,
-    survey_corpus,
-)
-from elman.data.store import StoreWriter, TokenStore
+from elman.data.prepare import open_prepared, prepare, prepare_text
+from elman.data.shards import ShardWriter
+from elman.data.split import DOCUMENTS_TO_SPLIT_BY, HELD_OUT_BLOCK
+from elman.data.store import TokenStore
 from elman.data.tokenizer import Tokenizer, train_tokenizer
 from elman.errors import ConfigError, InputError, ResourceError, TokenizerError
 
@@ -70,6 +63,12 @@ def texts(store: TokenStore, tokenizer: Tokenizer) -> list[str]:
     documents = [store.document(d).tolist() for d in range(store.documents)]
     assert all(ids.index(tokenizer.end_id) == len(ids) - 1 for ids in documents)
     return [tokenizer.decode(ids) for ids in documents]
+
+
+def a_file(tokenizer: Tokenizer, folder) -> str:
+    """The path of a tokenizer's file."""
+    (folder / "given.json").write_text(tokenizer.to_json())
+    return str(folder / "given.json")
 
 
 def both(prepared) -> tuple[list[str], list[str]]:
@@ -131,23 +130,6 @@ def test_no_more_is_held_out_than_the_limit(record):
         path = record(documents)
         held_out = both(prepare(config(path, valid="0.5", valid_limit=900)))[1]
         assert 900 <= len("".join(held_out)) < 1300
-
-
-@given(
-    documents=st.lists(
-        st.tuples(st.integers(0, 60), st.integers(1, 50)), min_size=DOCUMENTS_TO_SPLIT_BY, max_size=60
-    ),
-    fraction=st.floats(0.01, 0.89),
-)
-def test_the_share_that_is_held_out_is_the_least_that_is_enough(documents, fraction):
-    hashes, lengths = (np.array(column) for column in zip(*documents, strict=True))
-    characters = int(lengths.sum())
-    held_out = split_corpus(Survey("", characters, hashes.astype(np.uint64), lengths), fraction).held_out
-
-    assert lengths[held_out].sum() >= fraction * characters
-    last = hashes == hashes[held_out].max()
-    assert lengths[held_out & ~last].sum() < fraction * characters
-    assert set(hashes[held_out]).isdisjoint(hashes[~held_out])  # equal documents never part
 
 
 def test_the_split_looks_at_the_text_and_not_at_its_place(record):
@@ -232,7 +214,7 @@ def test_a_size_too_small_for_bytes_is_refused(record):
 
 
 def test_the_vocabulary_is_trained_on_the_front_of_the_text(record, monkeypatch):
-    monkeypatch.setattr(preparing, "TOKENIZER_SAMPLE", 10)
+    monkeypatch.setattr(vocabulary, "TOKENIZER_SAMPLE", 10)
     prepared = prepare(config(record(["aabb" * 3, "ccdd" * 3]), tokenizer="char", valid="0.1"))
     known = [prepared.tokenizer.unknown_id not in prepared.tokenizer.encode(c) for c in "abcd"]
     assert known == [True, True, False, False]
@@ -311,7 +293,7 @@ def test_what_is_remarkable_about_a_text_is_told_every_time(tmp_path, byte):
 
 @pytest.mark.parametrize("characters", [1, 50, 20_000])
 def test_the_size_of_the_batches_that_are_tokenized_changes_nothing(record, byte, monkeypatch, characters):
-    monkeypatch.setattr(preparing, "BATCH_CHARACTERS", characters)
+    monkeypatch.setattr(chunks, "BATCH_CHARACTERS", characters)
     shares = []
     store = prepare_text(config(record(LONG)), byte, lambda what, share: shares.append((what, share)))
     assert texts(store, byte) == LONG
@@ -320,7 +302,7 @@ def test_the_size_of_the_batches_that_are_tokenized_changes_nothing(record, byte
     assert shares[-1] == ("tokenizing", 1.0)
 
 
-def test_a_tokenizer_that_cannot_be_cut_gets_documents_whole(record, byte, monkeypatch):
+def test_a_tokenizer_that_cannot_be_cut_gets_documents_whole(record, byte, tmp_path, monkeypatch):
     file = TokenizerFile.from_str(byte.to_json())
     file.normalizer = normalizers.Prepend("^")
     whole = Tokenizer(file)
@@ -330,24 +312,33 @@ def test_a_tokenizer_that_cannot_be_cut_gets_documents_whole(record, byte, monke
     assert texts(store, whole) == [f"^{text}" for text in documents]
     assert_counts(store, documents)
 
-    monkeypatch.setattr(preparing, "WHOLE_CHARACTERS", 2 * PIECE_CHARACTERS)  # up to a limit
-    monkeypatch.setattr(preparing, "FORMAT", "another cache")
+    monkeypatch.setattr(chunks, "WHOLE_CHARACTERS", 2 * PIECE_CHARACTERS)  # up to a limit
+    monkeypatch.setenv("ELMAN_CACHE", str(tmp_path))
     store = prepare_text(config(record(documents)), whole)
     assert [text.count("^") for text in texts(store, whole)] == [2, 1, 1]
     assert_counts(store, documents)
 
 
-def test_a_survey_tells_documents_apart():
-    def look(documents):
-        return survey_corpus(corpus_from_text("here", documents))
+@pytest.mark.parametrize("characters", [2000, 9000, 20_000])
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_size_of_the_shards_changes_nothing(record, byte, tmp_path, monkeypatch, characters, whole):
+    file = TokenizerFile.from_str(byte.to_json())
+    file.normalizer = normalizers.Prepend("^") if whole else None
+    tokenizer = Tokenizer(file)
+    path, valid = record(LONG), record(["é" * 30, *LINES[:20]])
+    given = config(path, valid=valid, tokenizer=a_file(tokenizer, tmp_path))
+    expected, text = prepare(given), prepare_text(given, tokenizer)
 
-    assert look(["ab", "c"]).sha256 != look(["a", "bc"]).sha256
-    assert look(["ab", "c"]).sha256 == look(["ab", "c"]).sha256
-    found = look(["same", "other", "same", LONG[0]])
-    assert found.lengths.tolist() == [4, 5, 4, 25_000]
-    assert found.characters == 25_013
-    assert found.hashes[0] == found.hashes[2]
-    assert len(set(found.hashes.tolist())) == 3
+    monkeypatch.setenv("ELMAN_CACHE", str(tmp_path / "another"))
+    monkeypatch.setattr(survey, "SHARD_CHARACTERS", characters)
+    found, found_text = prepare(given), prepare_text(given, tokenizer)
+    for store, other in ((found.train, expected.train), (found.valid, expected.valid), (found_text, text)):
+        for name in ("tokens", "starts", "characters", "bytes", "words", "hashes"):
+            assert getattr(store, name).tolist() == getattr(other, name).tolist(), name
+    different = ("folder",)
+    assert {k: v for k, v in found.manifest.items() if k not in different} == {
+        k: v for k, v in expected.manifest.items() if k not in different
+    }
 
 
 # ---- the cache ------------------------------------------------------------------------------------------
@@ -364,13 +355,23 @@ def test_a_second_call_tokenizes_nothing(record, byte, own_cache, monkeypatch):
     path = record(LINES)
     first, first_text = prepare(config(path)), prepare_text(config(path), byte)
     assert len(folders(own_cache)) == 2
-    monkeypatch.setattr(preparing, "_tokenize", None)
-    monkeypatch.setattr(preparing, "train_tokenizer", None)
+    monkeypatch.setattr(build, "ShardWriter", None)
+    monkeypatch.setattr(vocabulary, "train_tokenizer", None)
     second, second_text = prepare(config(path)), prepare_text(config(path), byte)
     assert second.manifest == first.manifest
     assert both(second) == both(first)
     assert second.tokenizer.sha256 == first.tokenizer.sha256
     assert second_text.tokens.tolist() == first_text.tokens.tolist()
+
+
+def test_what_was_prepared_is_opened_without_its_text(record, monkeypatch):
+    path = record(LINES)
+    first = prepare(config(path))
+    os.remove(path)
+    again = open_prepared(first.manifest)
+    assert again.manifest == first.manifest
+    assert both(again) == both(first)
+    assert again.tokenizer.sha256 == first.tokenizer.sha256
 
 
 def test_the_same_text_elsewhere_is_the_same_preparation(record, own_cache):
@@ -417,7 +418,7 @@ def test_a_changed_held_out_text_is_another_preparation(record, tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
 def test_a_crash_leaves_nothing_that_a_later_call_would_take(record, byte, own_cache, calls, error):
     path = record(LINES)
-    real, made = StoreWriter.add, count()
+    real, made = ShardWriter.add, count()
 
     def add(self, *arguments):
         if next(made) == calls:
@@ -425,14 +426,19 @@ def test_a_crash_leaves_nothing_that_a_later_call_would_take(record, byte, own_c
         real(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StoreWriter, "add", add)
+        patch.setattr(ShardWriter, "add", add)
         with pytest.raises(error):
-            prepare(config(path))
+            prepare(config(path, tokenizer="char"))
         with pytest.raises(error):
             made = count()
             prepare_text(config(path), byte)
-    assert folders(own_cache) == []
-    assert sorted(sum(both(prepare(config(path))), [])) == sorted(LINES)
+    (left,) = folders(own_cache)  # a vocabulary was trained, and is kept; a given one leaves nothing
+    assert sorted(p.name for p in (own_cache / "prepared" / left).iterdir() if p.suffix != ".lock") == [
+        "tokenizer.json",
+        "vocabulary.record",
+    ]
+    assert sorted(sum(both(prepare(config(path, tokenizer="char"))), [])) == sorted(LINES)
+    assert len(folders(own_cache)) == 1
 
 
 def test_a_folder_without_a_manifest_is_made_anew(record, own_cache):
@@ -452,13 +458,15 @@ def test_a_folder_without_a_manifest_is_made_anew(record, own_cache):
         (errno.EACCES, InputError, "cannot write there: Permission denied; set ELMAN_CACHE"),
     ],
 )
-def test_a_disk_that_cannot_be_written_is_told(record, own_cache, monkeypatch, number, error, message):
+def test_a_disk_that_cannot_be_written_is_told(
+    record, byte, tmp_path, own_cache, monkeypatch, number, error, message
+):
     def add(self, *arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(StoreWriter, "add", add)
+    monkeypatch.setattr(ShardWriter, "add", add)
     with pytest.raises(error, match=message) as caught:
-        prepare(config(record(LINES)))
+        prepare(config(record(LINES), tokenizer=a_file(byte, tmp_path)))
     assert caught.type is error
     assert str(own_cache) in str(caught.value)
     assert folders(own_cache) == []

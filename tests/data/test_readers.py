@@ -108,10 +108,17 @@ def test_binary_files_are_refused_by_their_first_bytes(read, signature):
 
 
 def test_binary_files_are_refused_by_their_nuls(read):
-    content = "no byte order mark".encode("utf-16-le")
+    content = b"a\x00\x00\x07" * 100
     assert "--force-binary" in refused(read, content)
     assert "--force-binary" in refused(read, gzip.compress(content), "notes.txt.gz")
     assert read(content, force_binary=True)[0] == content.decode()
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
+def test_wide_encodings_are_known_by_their_nuls_too(read, encoding):
+    text = "no byte order mark, and a naïve € 😀\n" * 300
+    assert f"iconv -f {encoding} -t UTF-8" in refused(read, text.encode(encoding))
+    assert "binary" in refused(read, "\x01\x02\x03 and other numbers".encode(encoding))
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("utf-16", "UTF-16"), ("utf-32", "UTF-32")])

@@ -1,6 +1,8 @@
 """A score is a sum over every target, whatever the batch, the window and the padding."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
 
@@ -163,6 +165,103 @@ def test_sums_are_float64():
     score = score_store(Uniform(), store, pad_id=PAD)
     nats_of_one = float(torch.tensor(math.log(VOCAB)))  # the model's own rounding
     assert score.nats == pytest.approx(400_000 * nats_of_one, rel=1e-12)
+
+
+# ---- many that share ------------------------------------------------------------------------------------
+
+
+class Beside:
+    """One of several ranks, all in threads of this process; pack n goes to rank `owners[n]`, and round again."""
+
+    def __init__(self, rank: int, size: int, owners: list[int], board: list, met: threading.Barrier) -> None:
+        self.rank, self.size = rank, size
+        self._owners, self._board, self._met = owners, board, met
+
+    def deal(self, count: int):
+        return (n for n in range(count) if self._owners[n % len(self._owners)] % self.size == self.rank)
+
+    def gather(self, value):
+        self._board[self.rank] = value
+        self._met.wait(10)
+        found = list(self._board)
+        self._met.wait(10)
+        return found
+
+
+def shared(size: int, owners: list[int], work) -> list:
+    """What `work` returns on each of `size` ranks."""
+    board, met = [None] * size, threading.Barrier(size)
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(work, [Beside(rank, size, owners, board, met) for rank in range(size)]))
+
+
+@pytest.mark.parametrize("state", ["reset", "carry"])
+@settings(max_examples=30, deadline=None)
+@given(
+    documents=DOCUMENTS,
+    batch_size=st.integers(1, 4),
+    size=st.integers(1, 4),
+    owners=st.lists(st.integers(0, 3), min_size=1, max_size=7),
+)
+def test_any_number_of_ranks_finds_the_same_to_the_last_bit(
+    elman, state, documents, batch_size, size, owners
+):
+    store = store_of(documents)
+    arguments = {"pad_id": PAD, "batch_size": batch_size, "state": state}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "WINDOW", 3)
+        patch.setattr(scoring, "PACK_WINDOWS", 1)
+        for measure in (document_nats, token_nats):
+            alone = measure(elman, store, **arguments).tobytes()
+
+            def nats(ranks: Beside, measure=measure) -> bytes:
+                return measure(elman, store, **arguments, ranks=ranks).tobytes()
+
+            assert shared(size, owners, nats) == [alone] * size
+        score = score_store(elman, store, **arguments)
+        assert (
+            shared(size, owners, lambda ranks: score_store(elman, store, **arguments, ranks=ranks))
+            == [score] * size
+        )
+
+
+@given(
+    lengths=st.lists(st.integers(0, 400), min_size=1, max_size=80),
+    batch_size=st.integers(1, 9),
+    windows=st.integers(1, 3),
+)
+def test_packs_are_every_document_once_and_fill_the_streams(lengths, batch_size, windows):
+    store = store_of([[3] * length for length in lengths])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "WINDOW", 10)
+        patch.setattr(scoring, "PACK_WINDOWS", windows)
+        packs = scoring._packs(store, batch_size, "reset")
+        assert [list(pack) for pack in scoring._packs(store, batch_size, "carry")] == [
+            list(range(len(lengths)))
+        ]
+    assert sorted(np.concatenate(packs)) == list(range(len(lengths)))
+    tokens = [sum(lengths[document] + 1 for document in pack) for pack in packs]
+    enough = windows * 10 * batch_size
+    for pack, size in zip(packs[:-1], tokens[:-1], strict=True):
+        assert len(pack) % batch_size == 0
+        assert size >= enough
+        assert size - sum(lengths[document] + 1 for document in pack[-batch_size:]) < enough  # and no more
+    flat = [lengths[document] for document in np.concatenate(packs)]
+    assert flat == sorted(flat, reverse=True)
+
+
+def test_a_rank_scores_only_what_it_is_dealt(monkeypatch):
+    monkeypatch.setattr(scoring, "PACK_WINDOWS", 1)
+    monkeypatch.setattr(scoring, "WINDOW", 10)
+    store = store_of([[3] * 9] * 80)  # ten packs of batches of eight
+    models = [Uniform() for _ in range(2)]
+
+    def count(ranks: Beside) -> int:
+        model = models[ranks.rank]
+        score_store(model, store, pad_id=PAD, batch_size=8, ranks=ranks)
+        return sum(height * width for height, width in model.shapes)
+
+    assert shared(2, [0, 1, 1, 1, 1], count) == [160, 640]
 
 
 # ---- counts ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from elman.errors import ConfigError, ResourceError
 from elman.models.build import (
     CELLS,
     HEADED,
+    TOKEN_BYTES,
     TRAINING_BYTES,
     XLSTM_BLOCKS,
     build,
@@ -171,6 +172,14 @@ def test_memory_that_is_there_is_enough_and_a_byte_less_is_not():
     require_memory(SMALL, VOCAB_SIZE, needed)
     with pytest.raises(ResourceError):
         require_memory(SMALL, VOCAB_SIZE, needed - 1)
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_the_network_is_looked_at():
+    require_memory(SMALL, VOCAB_SIZE, 2**30, batch_tokens=2**30 // TOKEN_BYTES)
+    with pytest.raises(
+        ResourceError, match=r"a batch of 1,000,000,000,000 tokens .* reduce batch_size, or bptt"
+    ):
+        require_memory(SMALL, VOCAB_SIZE, 2**30, batch_tokens=10**12)
 
 
 def test_the_refusal_names_the_estimate_and_the_settings():

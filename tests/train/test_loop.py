@@ -12,12 +12,15 @@ from elman.config import PRESETS, ModelConfig, OptimizerConfig, TrainingConfig
 from elman.data.batches import DocumentLoader, StreamLoader
 from elman.data.store import store_from_ids
 from elman.errors import DivergedError
-from elman.models.base import map_state
+from elman.models.base import tensors_in
 from elman.models.build import build
 from elman.models.convert import to_chapter
 from elman.train.budget import Budget
-from elman.train.loop import StepResult, train
+from elman.train.guard import Guard
+from elman.train.loop import StepResult, Training, train
+from elman.train.objective import Objective
 from elman.train.optimizer import learning_rate, make_optimizer
+from elman.train.step import make_step
 
 PAD, START, END, VOCAB = 0, 1, 2, 11
 
@@ -54,6 +57,9 @@ class Batches:
     def __iter__(self):
         return iter(self.batches)
 
+    def state_dict(self):
+        return {}
+
 
 def network(seed: int = 0, **shape):
     torch.manual_seed(seed)
@@ -64,13 +70,24 @@ def streams(store=PATTERN, batch_size=2, bptt=7):
     return StreamLoader(store, batch_size, bptt, pad_id=PAD)
 
 
-def run(model, loader, *, steps=5, watch=None, optimizer=None, clock=None, **settings) -> Watch:
-    config = OptimizerConfig(**settings)
-    watch = watch or Watch()
+def learn(
+    model, loader, config, budget, watch, optimizer=None, product_dtype=torch.float32, **step
+) -> Training:
+    """`train` with everything that it takes."""
     optimizer = optimizer or make_optimizer(model, config)
+    training = Training(
+        model.train(), loader, optimizer, Objective(TrainingConfig(max_steps=1), PATTERN, VOCAB)
+    )
+    take_step = make_step(model, optimizer, config.clip_norm, product_dtype, **step)
+    train(training, config, take_step, budget, Guard(model), watch)
+    return training
+
+
+def run(model, loader, *, steps=5, watch=None, optimizer=None, parts=1, **settings) -> Watch:
+    watch = watch or Watch()
     budget = Budget(TrainingConfig(max_steps=steps), 1)
-    done = train(model.train(), loader, optimizer, config, budget, watch)
-    assert done == len(watch.results)
+    training = learn(model, loader, OptimizerConfig(**settings), budget, watch, optimizer, parts=parts)
+    assert training.step == len(watch.results)
     return watch
 
 
@@ -138,7 +155,7 @@ def test_products_may_be_coarser_and_the_weights_are_not():
     fine = run(exact, streams(), steps=3)
     config, watch = OptimizerConfig(), Watch()
     budget = Budget(TrainingConfig(max_steps=3), 1)
-    train(coarse, streams(), make_optimizer(coarse, config), config, budget, watch, torch.bfloat16)
+    learn(coarse, streams(), config, budget, watch, product_dtype=torch.bfloat16)
     assert watch.losses == pytest.approx(fine.losses, rel=0.02)
     assert watch.losses != fine.losses
     assert {parameter.dtype for parameter in coarse.parameters()} == {torch.float32}
@@ -163,19 +180,13 @@ def record_states(model, monkeypatch):
     return given, returned
 
 
-def flat(state) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    map_state(lambda tensor: (found.append(tensor), tensor)[1], state)
-    return found
-
-
 def test_streams_carry_their_state_without_its_history(monkeypatch):
     model = network()
     given, returned = record_states(model, monkeypatch)
     run(model, streams(), steps=5)
-    assert all(not tensor.any() for tensor in flat(given[0]))
+    assert all(not tensor.any() for tensor in tensors_in(given[0]))
     for before, after in zip(returned, given[1:], strict=False):
-        for one, other in zip(flat(before), flat(after), strict=True):
+        for one, other in zip(tensors_in(before), tensors_in(after), strict=True):
             assert torch.equal(one, other)
             assert not other.requires_grad
             assert other.any()
@@ -185,8 +196,8 @@ def test_documents_begin_with_a_fresh_state(monkeypatch):
     model, loader = network(), DocumentLoader(UNEVEN, 6, 5, pad_id=PAD)
     given, _ = record_states(model, monkeypatch)
     run(model, loader, steps=loader.steps_per_epoch)
-    assert [len(flat(state)[0]) for state in given] == [6, 6, 6, 2]
-    assert not any(tensor.any() for state in given for tensor in flat(state))
+    assert [len(tensors_in(state)[0]) for state in given] == [6, 6, 6, 2]
+    assert not any(tensor.any() for state in given for tensor in tensors_in(state))
 
 
 # ---- the end --------------------------------------------------------------------------------------------
@@ -210,11 +221,11 @@ def test_time_ends_it():
     config = OptimizerConfig()
     budget = Budget(TrainingConfig(max_time=10.0), 1, clock=lambda: now[0])
     loader = Slow(list(islice(streams(), 9)))
-    assert train(model, loader, make_optimizer(model, config), config, budget, Watch()) == 4
+    assert learn(model, loader, config, budget, Watch()).step == 4
 
 
 @pytest.mark.parametrize("clip_norm", [1.0, None])
-def test_a_gradient_that_is_no_number_makes_no_update(clip_norm):
+def test_gradients_that_are_no_numbers_make_no_updates_and_end_it(clip_norm):
     model = network()
     kept = {}
 
@@ -226,11 +237,25 @@ def test_a_gradient_that_is_no_number_makes_no_update(clip_norm):
         return False
 
     config = OptimizerConfig(clip_norm=clip_norm, learning_rate=0.25)
-    budget = Budget(TrainingConfig(max_steps=9), 1)
-    with pytest.raises(DivergedError, match=r"^step 4: .*\(loss nan nats\); lower learning_rate \(0\.25\)"):
-        train(model, streams(), make_optimizer(model, config), config, budget, observe)
+    budget = Budget(TrainingConfig(max_steps=20), 1)
+    with pytest.raises(
+        DivergedError, match=r"^step 7: 4 of the last 7 steps .*\(loss nan nats.*lower learning_rate"
+    ):
+        learn(model, streams(), config, budget, observe)
     for name, value in model.state_dict().items():
         assert torch.equal(value.nan_to_num(), kept[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 9])
+@pytest.mark.parametrize(
+    "make", [lambda: streams(batch_size=4), lambda: DocumentLoader(UNEVEN, 6, 5, pad_id=PAD)]
+)
+def test_a_batch_in_parts_gives_the_update_of_the_whole(make, parts):
+    whole, divided = network().double(), network().double()
+    losses, same = run(whole, make(), steps=6).losses, run(divided, make(), steps=6, parts=parts).losses
+    assert same == pytest.approx(losses, rel=1e-12)
+    for one, other in zip(whole.parameters(), divided.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 # ---- the same again -------------------------------------------------------------------------------------
@@ -262,7 +287,7 @@ def test_on_the_chapters_settings_it_is_the_chapters_loop():
     plain = to_chapter(model)
     budget = Budget(TrainingConfig(max_steps=steps), 1)
     watch = Watch()
-    train(model, Batches(batches), make_optimizer(model, preset.optimizer), preset.optimizer, budget, watch)
+    learn(model, Batches(batches), preset.optimizer, budget, watch)
 
     pairs = [(batch.inputs, batch.targets) for batch in batches]
     losses = chapter.train(plain, pairs, learning_rate=preset.optimizer.learning_rate, pad_index=PAD)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from elman.errors import InputError, MissingExtraError
 from elman.train import metrics
-from elman.train.metrics import MetricsLog, Progress, TensorBoardLog, read_metrics
+from elman.train.metrics import NOWHERE, MetricsLog, Progress, TensorBoardLog, read_metrics
 
 NUMBERS = {
     "step": 123_456,
@@ -111,6 +111,43 @@ def test_a_full_disk_warns_once_and_leaves_whole_lines(tmp_path):
     assert steps == [*range(len(steps) - 1), 20]  # nothing torn in between, and on again when there is room
     assert len(told) == 1
     assert "metrics.jsonl" in told[0]
+
+
+@given(before=st.integers(0, 20), after=st.integers(0, 20), torn=st.booleans())
+def test_a_log_goes_back_to_where_a_checkpoint_was(tmp_path_factory, before, after, torn):
+    path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for step in range(before):
+            log.write({"step": step})
+        kept = json.loads(json.dumps(log.state_dict()))
+        for step in range(after):
+            log.write({"step": 100 + step, "of a future": "that is left"})
+    if torn:  # as a process that is killed leaves it
+        with path.open("ab") as file:
+            file.write(b'{"step": 9')
+    with MetricsLog(path) as log:
+        log.load_state_dict(kept)
+        assert log.state_dict() == kept
+        log.write({"step": before})
+    assert [record["step"] for record in read_metrics(path)] == list(range(before + 1))
+
+
+def test_a_log_that_is_shorter_than_it_was_stays_as_it_is(tmp_path):
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.write({"step": 1})
+        log.load_state_dict({"bytes": 10_000})  # a rescued run begins without one
+        log.write({"step": 2})
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_nowhere_takes_everything_and_keeps_nothing():
+    with MetricsLog(NOWHERE, warn=pytest.fail) as log:
+        log.write({"step": 1})
+        assert log.state_dict() == {"bytes": 0}
+        log.load_state_dict({"bytes": 0})
+        log.load_state_dict({"bytes": 5000})  # of the first rank, which has records
+        log.write({"step": 2})
+    assert NOWHERE.read_bytes() == b""
 
 
 def test_tensorboard_gets_every_number_at_its_step(tmp_path, monkeypatch):

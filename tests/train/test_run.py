@@ -12,17 +12,17 @@ import torch
 
 from elman.config import PRESETS
 from elman.data.prepare import prepare
-from elman.errors import ConfigError, DivergedError, InputError, ResourceError
+from elman.errors import ConfigError, DivergedError, InputError, ResourceError, StoppedError
 from elman.models.neural import NeuralLanguageModel
 from elman.settings import from_toml, resolve
 from elman.text_model import TextModel, load
 from elman.train import fit
 from elman.train import run as running
 from elman.train.budget import Budget
-from elman.train.interrupt import Interrupt
 from elman.train.metrics import read_metrics
 from elman.train.row_adamw import RowAdamW
-from elman.train.run import run_training
+from elman.train.run import resume_training, run_training
+from elman.train.signals import Signals
 from elman.train.watcher import Watcher
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
@@ -43,8 +43,12 @@ SMALL = {
 
 RESULT_KEYS = {
     *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
-    *("valid", "yardstick", "interrupted"),
+    *("valid", "yardstick", "samples"),
 }
+CHECKPOINT_FILES = (
+    *("MANIFEST.json", "trainer.json", "model.safetensors", "best.safetensors"),
+    *("optimizer.safetensors", "lanes.safetensors", "rng.safetensors"),
+)
 SCORE_KEYS = {
     *("nats", "targets", "characters", "bytes", "words", "documents", "truncated", "unknown", "state"),
     *("perplexity", "word_perplexity", "bits_per_character", "bits_per_byte"),
@@ -81,7 +85,9 @@ def finished(texts, tmp_path_factory):
 def test_a_run_leaves_its_files_and_no_others(finished):
     _, result, _ = finished
     assert {path.relative_to(result.run).as_posix() for path in result.run.rglob("*")} == {
-        *("config.toml", "environment.json", "metrics.jsonl", "report.html", "model"),
+        *("config.toml", "environment.json", "metrics.jsonl", "events.jsonl", "result.json", "report.html"),
+        *("model", "checkpoints", "checkpoints/step-00000000", "checkpoints/step-00000006"),
+        *(f"checkpoints/step-0000000{step}/{name}" for step in (0, 6) for name in CHECKPOINT_FILES),
         *("model/config.json", "model/model.safetensors", "model/tokenizer.json", "model/README.md"),
     }
 
@@ -96,7 +102,8 @@ def test_the_result_is_a_document_with_the_promised_keys(finished):
     assert [document["yardstick"][key] for key in same_text] == [document["valid"][key] for key in same_text]
     assert document["schema"] == "elman.train/1"
     assert (document["run"], document["model"]) == (str(result.run), str(result.run / "model"))
-    assert (document["preset"], document["steps"], document["interrupted"]) == ("default", 6, False)
+    assert (document["preset"], document["steps"]) == ("default", 6)
+    assert [sample["text"] for sample in document["samples"]] == [sample.text for sample in result.samples]
     assert document["tokens"] == 6 * 3 * 9
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"])
     assert document["parameters"] == sum(p.numel() for p in load(result.run).model.parameters())
@@ -386,9 +393,14 @@ def test_a_run_that_diverges_keeps_what_it_had(texts, tmp_path, monkeypatch):
 
     real = Watcher.__call__
     monkeypatch.setattr(Watcher, "__call__", poison)
-    with pytest.raises(DivergedError, match="step 6"):
-        run_training(settings(texts), tmp_path / "run", quiet=True)
+    with pytest.raises(DivergedError, match="not finite"):
+        run_training(settings(texts, max_steps=24, validations=12), tmp_path / "run", quiet=True)
     assert load(tmp_path / "run").generate(max_tokens=3)
+    diagnosis = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert diagnosis["weights"]["head.bias"]["not_finite"] == 259
+    assert [event["event"] for event in read_metrics(tmp_path / "run" / "events.jsonl")].count(
+        "went back"
+    ) == 1
     assert "after 4 steps" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
@@ -417,39 +429,104 @@ def test_a_corpus_of_any_name_names_a_folder(tmp_path, monkeypatch, corpus, name
     assert folder.is_dir()
 
 
-# ---- Ctrl-C -----------------------------------------------------------------------------------------------
+# ---- stopped and resumed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("from_a_thread", [False, True])
-def test_an_interrupt_ends_the_run_and_keeps_the_model(texts, tmp_path, monkeypatch, from_a_thread):
-    def interrupting(self, result):
-        if result.step == 3:
-            send = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
-            send.start() if from_a_thread else os.kill(os.getpid(), signal.SIGINT)
+def stop_at(step, number, monkeypatch, from_a_thread=False):
+    """Let a signal arrive at a step."""
+
+    def stopping(self, result):
+        if result.step == step:
+            send = threading.Thread(target=os.kill, args=(os.getpid(), number))
+            send.start() if from_a_thread else os.kill(os.getpid(), number)
             if from_a_thread:
                 send.join()
         return real(self, result)
 
     real = Watcher.__call__
-    monkeypatch.setattr(Watcher, "__call__", interrupting)
-    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Watcher, "__call__", stopping)
+
+
+def read_run(run) -> dict[str, bytes]:
+    """What two runs that are the same have in common to the bit."""
+    newest = max(path for path in (run / "checkpoints").iterdir() if path.name.startswith("step-"))
+    files = [*newest.glob("*.safetensors"), *(run / "model").glob("*.safetensors"), run / "config.toml"]
+    records = [
+        {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}
+        for record in read_metrics(run / "metrics.jsonl")
+    ]
+    return {path.name: path.read_bytes() for path in files} | {"records": json.dumps(records).encode()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("from_a_thread", [False, True])
+def test_a_signal_ends_the_run_and_resumed_it_is_as_if_there_had_been_none(
+    texts, tmp_path, monkeypatch, number, from_a_thread
+):
+    config = settings(texts, max_steps=20, dropout=0.1, yardstick_order="none")
+    run_training(config, tmp_path / "whole", quiet=True)
+    before = signal.getsignal(number)
     said: list[str] = []
-    result = run_training(settings(texts, max_steps=1000), tmp_path / "run", say=said.append, quiet=True)
-    assert result.interrupted
-    assert result.as_dict()["interrupted"] is True
-    assert result.steps in (3, 4)
-    assert sum("interrupted: finishing the step" in line for line in said) == 1
-    assert signal.getsignal(signal.SIGINT) is before
-    assert load(result.run).score(texts / "valid.txt", documents="line").targets > 0
-    assert (result.run / "report.html").exists()
-    assert validations(result.run)[-1]["step"] == result.steps
+    with monkeypatch.context() as patch:
+        stop_at(7, number, patch, from_a_thread)
+        with pytest.raises(
+            StoppedError, match=f"stopped by {number.name} after step [78]; .*--resume"
+        ) as error:
+            run_training(config, tmp_path / "run", say=said.append, quiet=True)
+    assert error.value.exit_code == 128 + number
+    assert sum("finishing the step and saving" in line for line in said) == 1
+    assert signal.getsignal(number) is before
+    assert load(tmp_path / "run").generate(max_tokens=3)  # the best so far
+    assert not (tmp_path / "run" / "result.json").exists()
+    resume_training(tmp_path / "run", quiet=True)
+    assert read_run(tmp_path / "run") == read_run(tmp_path / "whole")
 
 
-def test_a_second_interrupt_stops_at_once():
+def test_a_finished_run_has_nothing_to_do_and_says_how_to_extend_it(texts, tmp_path):
+    config = settings(texts, yardstick_order=3)
+    first = run_training(config, tmp_path / "run", quiet=True)
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    said: list[str] = []
+    again = resume_training(tmp_path / "run", say=said.append, quiet=True)
+    assert again == first
+    assert files == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert len(said) == 1
+    assert "--max-steps 12" in said[0]
+    longer = resume_training(tmp_path / "run", {"max_steps": 12}, quiet=True)
+    assert longer.steps == 12
+    assert longer.tokens == 12 * 3 * 9
+    assert from_toml(tmp_path / "run" / "config.toml").training.max_steps == 12
+    steps = [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == sorted(steps)
+    (event,) = read_metrics(tmp_path / "run" / "events.jsonl")
+    assert event["changes"] == {"training.max_steps": [6, 12]}
+
+
+def test_what_makes_another_run_of_it_is_refused_and_nothing_changes(texts, tmp_path):
+    run_training(settings(texts), tmp_path / "run", quiet=True)
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    changes = {"hidden_size": 9, "seed": 3, "max_steps": 12}
+    with pytest.raises(ConfigError, match=r"hidden_size \(8 in the run, 9 given\), training.seed \(0 "):
+        resume_training(tmp_path / "run", changes, quiet=True)
+    (tmp_path / "other.txt").write_text(TEXT + "and a line more\n")
+    with pytest.raises(InputError, match="the text is not that of the run: SHA-256 .* here, .* there"):
+        resume_training(tmp_path / "run", {"corpus": tmp_path / "other.txt", "max_steps": 12}, quiet=True)
+    assert files == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_a_text_may_lie_elsewhere(texts, tmp_path):
+    config = settings(texts)
+    run_training(config, tmp_path / "run", quiet=True)
+    (tmp_path / "moved.txt").write_text(TEXT)
+    changes = {"corpus": tmp_path / "moved.txt", "max_steps": 8}
+    assert resume_training(tmp_path / "run", changes, quiet=True).steps == 8
+
+
+def test_a_second_ctrl_c_stops_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Interrupt(lambda line: None) as interrupt:
+    with pytest.raises(KeyboardInterrupt), Signals(lambda line: None) as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.asked
+        assert signals.asked
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("went on")
     assert signal.getsignal(signal.SIGINT) is before
@@ -459,10 +536,10 @@ def test_a_run_beside_the_main_thread_listens_to_nothing():
     found = []
 
     def listen():
-        with Interrupt(lambda line: None) as interrupt:
-            found.append(interrupt.asked)
+        with Signals(lambda line: None) as signals:
+            found.append(signals.asked)
 
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert found == [None]

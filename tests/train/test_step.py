@@ -9,7 +9,7 @@ from torch import Tensor
 from elman.config import ModelConfig, OptimizerConfig
 from elman.data.batches import DocumentLoader, StreamLoader
 from elman.data.store import store_from_ids
-from elman.models.base import map_state
+from elman.models.base import map_state, tensors_in
 from elman.models.build import build
 from elman.ops.proposal import Proposal
 from elman.train import step as stepping
@@ -39,10 +39,8 @@ def weights(model):
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def _leaves(state):
-    found = []
-    map_state(lambda tensor: found.append(tensor) or tensor, state)
-    return found
+def given(batch, negatives=None, *, fresh=False):
+    return to_inputs(batch, int(batch.counted.sum()), negatives, CPU, fresh=fresh)
 
 
 # ---- what a step is given ---------------------------------------------------------------------------------
@@ -50,19 +48,19 @@ def _leaves(state):
 
 def test_masks_that_say_nothing_are_left_out():
     batch = next(streams(batch_size=2, bptt=3))
-    first = to_inputs(batch, None, CPU)
+    first = given(batch)
     assert first.counted is None
     assert first.reset is not None  # the streams begin
     fresh = batch._replace(reset=torch.zeros_like(batch.reset).index_fill_(1, torch.tensor(0), True))
-    assert to_inputs(fresh, None, CPU, fresh=True).reset is None
-    assert to_inputs(fresh, None, CPU).reset is not None
+    assert given(fresh, fresh=True).reset is None
+    assert given(fresh).reset is not None
     later = fresh._replace(reset=fresh.reset.roll(1, dims=1))
-    assert to_inputs(later, None, CPU, fresh=True).reset is not None
+    assert given(later, fresh=True).reset is not None
 
 
 def test_what_is_counted_is_what_the_batch_says():
     (batch,) = (next(iter(DocumentLoader(STORE, 12, None, pad_id=PAD))),)
-    inputs = to_inputs(batch, None, CPU)
+    inputs = given(batch)
     assert inputs.counted is not None
     assert inputs.targets_counted.item() == int(batch.counted.sum()) < batch.counted.numel()
 
@@ -72,7 +70,7 @@ def test_what_is_counted_is_what_the_batch_says():
 
 def test_a_step_moves_the_weights_against_the_gradient_of_the_mean():
     model, optimizer = trainee(clip_norm=None)
-    inputs = to_inputs(next(streams()), None, CPU)
+    inputs = given(next(streams()))
     state = model.initial_state(3)
     step = EagerStep(model, optimizer)
     losses = [step(inputs, state).loss.item() for _ in range(20)]
@@ -85,14 +83,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     with torch.no_grad():
         model.head.bias[4] = torch.nan
     before = weights(model)
-    outcome = EagerStep(model, optimizer)(to_inputs(next(streams()), None, CPU), model.initial_state(3))
+    outcome = EagerStep(model, optimizer)(given(next(streams())), model.initial_state(3))
     assert not torch.isfinite(outcome.gradient_norm)
     for found, kept in zip(weights(model), before, strict=True):
         assert torch.equal(found.nan_to_num(7.0), kept.nan_to_num(7.0))
 
 
 def test_the_norm_is_that_before_clipping():
-    inputs = to_inputs(next(streams()), None, CPU)
+    inputs = given(next(streams()))
     norms = []
     for clip_norm in (None, 1e-3):
         model, optimizer = trainee()
@@ -109,8 +107,8 @@ def test_a_sampled_step_with_every_word_is_the_exact_step(row_sparse):
     state = exact.initial_state(3)
     for _ in range(4):
         batch, negatives = next(batches), everything.draw(torch.Generator())
-        wanted = EagerStep(exact, exact_optimizer)(to_inputs(batch, None, CPU), state)
-        found = EagerStep(sampled, sampled_optimizer)(to_inputs(batch, negatives, CPU), state)
+        wanted = EagerStep(exact, exact_optimizer)(given(batch), state)
+        found = EagerStep(sampled, sampled_optimizer)(given(batch, negatives), state)
         torch.testing.assert_close(found[:2], wanted[:2])
         for one, other in zip(weights(sampled), weights(exact), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
@@ -146,12 +144,12 @@ def test_a_recorded_step_is_the_eager_step(sampled):
     state, eager_state = model.initial_state(3), eager_model.initial_state(3)
     batches = streams(bptt=2)
     for _ in range(60):
-        inputs = to_inputs(next(batches), proposal.draw(generator) if sampled else None, CPU)
+        inputs = given(next(batches), proposal.draw(generator) if sampled else None)
         wanted, found = eager(inputs, eager_state), step(inputs, state)
         assert torch.equal(found.loss, wanted.loss)
         assert torch.equal(found.gradient_norm, wanted.gradient_norm)
         state, eager_state = found.state, wanted.state
-        for one, other in zip(_leaves(state), _leaves(eager_state), strict=True):
+        for one, other in zip(tensors_in(state), tensors_in(eager_state), strict=True):
             assert torch.equal(one, other)
     assert len(recorded) >= 2
     for one, other in zip(weights(model), weights(eager_model), strict=True):
@@ -172,10 +170,10 @@ def test_a_shape_is_recorded_once_and_only_after_it_was_seen_often_enough():
     whole = batch._replace(counted=torch.ones_like(batch.counted))
     for number in range(WARM_UP + 4):
         assert len(recorded) == (number > WARM_UP)
-        step(to_inputs(whole, None, CPU), model.initial_state(3))
+        step(given(whole), model.initial_state(3))
     masked = batch._replace(counted=torch.ones_like(batch.counted).index_fill_(1, torch.tensor(0), False))
     for _ in range(WARM_UP + 4):
-        step(to_inputs(masked, None, CPU), model.initial_state(3))
+        step(given(masked), model.initial_state(3))
     assert len(recorded) == 1
 
 
@@ -192,7 +190,7 @@ def test_too_many_shapes_are_not_recorded(monkeypatch):
     for bptt in (1, 2, 3):
         batch = next(streams(bptt=bptt))
         for _ in range(WARM_UP + 3):
-            step(to_inputs(batch, None, CPU), model.initial_state(3))
+            step(given(batch), model.initial_state(3))
     assert len(recorded) == 1
 
 
@@ -200,7 +198,7 @@ def test_on_an_accelerator_the_optimizer_leaves_out_what_is_not_finite(monkeypat
     """There nobody looks at the gradient: torch's fused AdamW is told, and does nothing."""
     monkeypatch.setattr(stepping, "is_recordable", lambda model, optimizer: True)
     model, optimizer = trainee()
-    good, before = to_inputs(next(streams()), None, CPU), weights(model)
+    good, before = given(next(streams())), weights(model)
     step = EagerStep(model, optimizer)
     step(good, model.initial_state(3))
     moved = weights(model)

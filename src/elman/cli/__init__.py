@@ -22,10 +22,12 @@ from elman.cli.data import data_app
 from elman.cli.doctor import doctor_command
 from elman.cli.evaluate import evaluate_command
 from elman.cli.generate import generate_command
-from elman.cli.render import Output, visible
+from elman.cli.packages import not_importable, outdated
+from elman.cli.render import Output, say, visible
 from elman.cli.settings import settings_command
 from elman.cli.train import gather_settings, train_command
-from elman.errors import ElmanError, ResourceError
+from elman.cli.verify import verify_command
+from elman.errors import ElmanError, MissingExtraError, ResourceError
 from elman.files import disk_is_full
 
 HELP = """\
@@ -38,6 +40,7 @@ For example:
     elman eval runs/NAME text.txt     how well a model predicts a text
     elman compare                     ten kinds of model at an equal budget
     elman generate runs/NAME "The"    continue a prompt
+    elman train --resume runs/NAME    go on with a training that was ended
     elman doctor runs/NAME            check that its probabilities are sound
 
 Every command takes --help, and --debug, which shows where an error came from.
@@ -49,10 +52,14 @@ VERBS: tuple[tuple[str, Callable[..., int], str], ...] = (
     ("compare", compare_command, "[CORPUS]"),
     ("generate", generate_command, "MODEL [PROMPT]"),
     ("doctor", doctor_command, "[MODEL]"),
+    ("verify", verify_command, "RUN"),
     ("arpa", arpa_command, "SOURCE TARGET"),
     ("settings", settings_command, "[PRESET]"),
 )
 """Name, function, and what it takes; `data` has verbs of its own."""
+
+LONGEST_MESSAGE = 1000
+"""Characters of an error that are shown."""
 
 
 def make_app() -> App:
@@ -88,6 +95,8 @@ def run(arguments: list[str]) -> int:
             arguments = gather_settings(arguments)
         else:
             refuse_unknown_options(app, arguments)
+        if arguments and not arguments[0].startswith("-") and (old := outdated()):
+            return _fail(None, MissingExtraError.exit_code, debug, old)
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -99,16 +108,20 @@ def run(arguments: list[str]) -> int:
         message = "out of memory; make the model or the batch smaller"
         return _fail(error, ResourceError.exit_code, debug, message)
     except KeyboardInterrupt:
-        print("elman: interrupted", file=sys.stderr)
+        say("elman: interrupted")
         return 130
     except BrokenPipeError:  # the reader of stdout has gone, as `| head` does
         _give_up_stdout()
         return 0
     except OSError as error:
+        if missing := not_importable(error):
+            return _fail(error, MissingExtraError.exit_code, debug, missing)
         _give_up_stdout()
         message = f"{error.filename or 'output'}: {error.strerror or error}"
         return _fail(error, ResourceError.exit_code if disk_is_full(error) else 1, debug, message)
     except Exception as error:
+        if missing := not_importable(error):
+            return _fail(error, MissingExtraError.exit_code, debug, missing)
         message = f"{type(error).__name__}: {error}; this is a fault of elman's: --debug shows where"
         return _fail(error, 1, debug, message)
 
@@ -139,9 +152,12 @@ def _give_up_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(error: BaseException, code: int, debug: bool, message: str | None = None) -> int:
-    if debug:
-        print(visible("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+def _fail(error: BaseException | None, code: int, debug: bool, message: str | None = None) -> int:
+    if debug and error is not None:
+        with contextlib.suppress(OSError):  # stderr is gone
+            print(visible("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     text = " ".join(str(error if message is None else message).split())
-    print(f"elman: {visible(text)}", file=sys.stderr)
+    if len(text) > LONGEST_MESSAGE:  # a name or a value in it is; the way out stands at the end
+        text = f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 2 :]}"
+    say(f"elman: {text}")
     return code

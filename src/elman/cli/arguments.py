@@ -11,6 +11,7 @@ from cyclopts import (
     CycloptsError,
     MissingArgumentError,
     Parameter,
+    RepeatArgumentError,
     Token,
     UnknownOptionError,
     UnusedCliTokensError,
@@ -56,6 +57,8 @@ class Reading:
     """Refuse bytes that are not UTF-8, or replace them."""
     force_binary: bool = False
     """Read a file even if it looks like a program, a picture or an archive."""
+    skip_bad: bool = False
+    """Leave out records without usable text, up to 1 % of those of a source."""
 
 
 def require_utf8(arguments: Iterable[str]) -> None:
@@ -119,4 +122,6 @@ def explain(error: CycloptsError) -> str:
             return f"{error.keyword} needs a value"
         name = argument.name.lstrip("-").upper() if argument.field_info.is_positional else argument.name
         return f"{command} needs {name}; see {command} --help"
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token.keyword} is given twice; give it once"
     return str(error)

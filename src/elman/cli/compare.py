@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from elman.cli.arguments import Documents, Source, Whole
-from elman.cli.render import Output, command_line, print_json, print_table, say
+from elman.cli.render import Output, command_line, print_json, print_table, say, visible_line
+from elman.errors import StoppedError
 
 ESSENTIAL = {
     "model": "model",
@@ -98,9 +99,9 @@ def compare_command(
             say=(lambda line: None) if quiet else say,
             **{name: value for name, value in given.items() if value is not None},
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError) as error:
         print("elman: interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
-        return 130
+        return error.exit_code if isinstance(error, StoppedError) else 130
     if json:
         print_json(result.as_dict())
         return 0
@@ -108,5 +109,6 @@ def compare_command(
     print_table(list(ESSENTIAL.values()), [[row[name] for name in ESSENTIAL] for row in cells])
     for note in result.notes:
         print(textwrap.fill(f"note: {note}", Output().width, subsequent_indent="      "))
-    print(f"\nreport  {result.out / 'report.html'}\ntable   {result.out / 'table.md'}")
+    print(f"\nreport  {visible_line(str(result.out / 'report.html'))}")
+    print(f"table   {visible_line(str(result.out / 'table.md'))}")
     return 0

@@ -7,7 +7,7 @@ from typing import Literal
 from cyclopts import App
 
 from elman.cli.arguments import Reading, Source, Whole
-from elman.cli.render import print_json, print_table, say, visible
+from elman.cli.render import print_json, print_table, say, visible, visible_line
 from elman.config import DataConfig, require_integer
 from elman.errors import InputError
 
@@ -56,10 +56,10 @@ def prepare_command(
     rows = [[name, *(f"{manifest[name][column]:,}" for column in columns)] for name in ("train", "valid")]
     print_table(["split", *columns], rows)
     shared = manifest["valid_documents_also_in_train"]
-    print(f"\nvocabulary {manifest['vocab_size']:,}, in {manifest['folder']}")
+    print(f"\nvocabulary {manifest['vocab_size']:,}, in {visible_line(manifest['folder'])}")
     print(f"held-out documents that also stand in the training text: {shared:,}")
     for note in manifest["notes"]:
-        print(f"note: {visible(note)}")
+        print(f"note: {visible_line(note)}")
     return 0
 
 
@@ -115,7 +115,7 @@ def inspect_command(
         label = labels.get(name, name.replace("_", " "))
         print(f"{label:<32}{value:,}" if isinstance(value, int) else f"{label:<32}{value}")
     for note in source.notes:
-        print(f"note: {visible(note)}")
+        print(f"note: {visible_line(note)}")
     for number, text in enumerate(beginnings, start=1):
         print(f"\n--- document {number}\n{visible(text)}")
     return 0
@@ -169,7 +169,7 @@ def tokenizer_command(
         }
         print_json({"schema": "elman.tokenizer/1", **facts})
     else:
-        print(f"{visible(str(out))}: {kind}, {tokenizer.vocab_size:,} entries")
+        print(f"{visible_line(str(out))}: {kind}, {tokenizer.vocab_size:,} entries")
     return 0
 
 
@@ -205,5 +205,5 @@ def duplicates_command(
         print_json({"schema": "elman.duplicates/1", "documents": total, "also_in_first": shared})
     else:
         line = f"{shared:,} of {total:,} documents of {second} ({shared / total:.1%}) also stand in {first}"
-        print(visible(line))
+        print(visible_line(line))
     return 0

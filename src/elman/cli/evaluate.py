@@ -1,16 +1,20 @@
-"""`elman eval`."""
+"""`elman eval`: by one process, or by several that torchrun started and that share the text."""
 
 import json as json_format
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from elman import __version__
 from elman.cli.arguments import Reading, Source, Whole
-from elman.cli.render import megabytes, print_json, print_table, say
+from elman.cli.render import megabytes, print_json, print_table, say, visible_line
 from elman.config import DataConfig, require_integer
 from elman.errors import ConfigError, InputError, UsageError
 from elman.files import new_folder
+from elman.ranks import ALONE, Ranks, join
 
 if TYPE_CHECKING:
     from elman.data.store import TokenStore
@@ -67,23 +71,29 @@ def evaluate_command(
     if out is not None and out.exists():
         raise InputError(f"{out}: exists already; give --out another folder")
 
-    from elman.evaluate.score import score_columns  # torch takes a second to import
-    from elman.text_model import load
+    with join() as ranks:
+        from elman.evaluate.score import score_columns  # torch takes a second to import
+        from elman.text_model import load
 
-    text_models = [load(path) for path in models]
-    store = None if text is None else _read(text, reading, text_models[0])
-    mixture: MixedTextModel | None = None
-    if mix:
-        mixture, store = _mix(models, text_models, store, None if valid is None else (valid, reading))
-        text_models.append(mixture)
-    elif store is None:
-        store = held_out(model, text_models[0])
-    if weights != "float32":
-        text_models.append(load(model, weights=weights))
-    scores = [each.score_store(store, batch_size=batch_size, state=state) for each in text_models]
-    if mixture is not None and out is not None:
-        with new_folder(out) as folder:
-            mixture.save(folder, f"# {out.name}\n\nA mixture, by weight: {_weights(models, mixture)}.\n")
+        text_models = [load(path) for path in models]
+        ranks.handshake(_facts(models, batch_size, state, weights))
+        store = None if text is None else _read(text, reading, text_models[0], ranks)
+        mixture: MixedTextModel | None = None
+        if mix:
+            fitting = None if valid is None else (valid, reading)
+            mixture, store = _mix(models, text_models, store, fitting, ranks)
+            text_models.append(mixture)
+        elif store is None:
+            store = held_out(model, text_models[0], ranks=ranks)
+        if weights != "float32":
+            text_models.append(load(model, weights=weights))
+        scores = [
+            each.score_store(store, batch_size=batch_size, state=state, ranks=ranks) for each in text_models
+        ]
+        if mixture is not None and out is not None:
+            ranks.first_does(partial(_save, mixture, models, out))
+    if not ranks.is_first:
+        return 0
     if json:
         found = {"schema": "elman.eval/1", **scores[-1].as_dict()}
         if mixture is not None:
@@ -101,7 +111,7 @@ def evaluate_command(
     rows = [[name, *score_columns(each).values()] for name, each in zip(names, scores, strict=True)]
     print_table(["model", *score_columns(scores[0])], rows)
     if mixture is not None:
-        print(f"weights: {_weights(models, mixture)}")
+        print(f"weights: {visible_line(_weights(models, mixture))}")
     if weights != "float32":
         sizes = _sizes(text_models[-1])
         print(
@@ -135,15 +145,17 @@ def _mix(
     text_models: "Sequence[TextModel]",
     store: "TokenStore | None",
     valid: tuple[str, Reading] | None,
+    ranks: Ranks,
 ) -> "tuple[MixedTextModel, TokenStore]":
     """The mixture, and the text to score, none of which had a part in its weights."""
     from elman.text_model import MixedTextModel, require_one_tokenizer
 
     require_one_tokenizer(text_models)
     if valid is None:
-        fitting = held_out(models[0], text_models[0], instead="--valid TEXT to find the weights on")
+        instead = "--valid TEXT to find the weights on"
+        fitting = held_out(models[0], text_models[0], instead=instead, ranks=ranks)
     else:
-        fitting = _read(*valid, text_models[0])
+        fitting = _read(*valid, text_models[0], ranks)
     if store is None:
         if fitting.documents < 2:
             raise InputError(
@@ -151,14 +163,53 @@ def _mix(
             )
         numbers = range(fitting.documents)
         store, fitting = fitting.select(list(numbers[::2])), fitting.select(list(numbers[1::2]))
-    return MixedTextModel.fit(text_models, fitting), store
+    return MixedTextModel.fit(text_models, fitting, ranks=ranks), store
 
 
-def _read(text: str, reading: Reading, text_model: "TextModel") -> "TokenStore":
+def _save(mixture: "MixedTextModel", models: Sequence[Path], out: Path) -> None:
+    with new_folder(out) as folder:
+        mixture.save(folder, f"# {out.name}\n\nA mixture, by weight: {_weights(models, mixture)}.\n")
+
+
+def _read(text: str, reading: Reading, text_model: "TextModel", ranks: Ranks) -> "TokenStore":
     from elman.data.prepare import prepare_text
 
+    if text == "-" and ranks.size > 1:
+        raise ConfigError("standard input cannot be read by several processes; give a file")
     data = DataConfig(corpus=text, **asdict(reading))
-    return prepare_text(data, text_model.tokenizer, note=lambda remark: say(f"note: {remark}"))
+    return _same_on_all(
+        lambda: prepare_text(data, text_model.tokenizer, note=lambda remark: _tell(ranks, f"note: {remark}")),
+        ranks,
+    )
+
+
+def _same_on_all(prepare: "Callable[[], TokenStore]", ranks: Ranks) -> "TokenStore":
+    """What `prepare` returns; the first rank fills the cache, and the others must find the same in theirs."""
+    store = ranks.after_first(prepare)
+    if ranks.size > 1:
+        ranks.handshake({"the text": sha256(store.starts.tobytes() + store.tokens.tobytes()).hexdigest()})
+    return store
+
+
+def _facts(models: Sequence[Path], *options: object) -> dict[str, str]:
+    """What must be the same on all ranks, or the sum of what they find would mean nothing."""
+    import torch
+
+    from elman.models.store import find_model
+
+    settings = b"".join((find_model(path.expanduser()) / "config.json").read_bytes() for path in models)
+    return {
+        "the version of elman": __version__,
+        "the version of torch": torch.__version__,
+        "the number of threads": str(torch.get_num_threads()),
+        "the model": sha256(settings).hexdigest(),
+        "the options": " ".join(map(str, options)),
+    }
+
+
+def _tell(ranks: Ranks, line: str) -> None:
+    if ranks.is_first:
+        say(line)
 
 
 def _weights(models: Sequence[Path], mixture: "MixedTextModel") -> str:
@@ -183,7 +234,9 @@ def is_model(path: Path) -> bool:
     return any((folder / "config.json").is_file() for folder in (path, path / "model"))
 
 
-def held_out(folder: Path, text_model: "TextModel", *, instead: str = "a TEXT") -> "TokenStore":
+def held_out(
+    folder: Path, text_model: "TextModel", *, instead: str = "a TEXT", ranks: Ranks = ALONE
+) -> "TokenStore":
     """The text that the run of a model held out, found again by the settings of the run; else `instead` is needed.
 
     Raises:
@@ -203,16 +256,23 @@ def held_out(folder: Path, text_model: "TextModel", *, instead: str = "a TEXT") 
         raise ConfigError(f"the held-out text of {folder}: {error}; give {instead}") from error
     if "-" in (data.corpus, data.valid):
         raise InputError(f"{folder}: its text came from standard input and is gone; give {instead}")
-    try:
-        prepared = prepare(data)
-    except InputError as error:
-        raise InputError(f"the held-out text of {folder}: {error}; or give {instead}") from error
-    known = recorded_text(settings.parent / "environment.json")
-    same_text = known in (None, prepared.manifest["content_sha256"])
-    if not same_text or prepared.tokenizer.sha256 != text_model.tokenizer.sha256:
-        raise InputError(f"{data.corpus}: no longer the text that {folder} was trained on; give {instead}")
-    say(f"scoring the held-out part of {data.corpus}")
-    return prepared.valid
+
+    def find() -> "TokenStore":
+        try:
+            prepared = prepare(data)
+        except InputError as error:
+            raise InputError(f"the held-out text of {folder}: {error}; or give {instead}") from error
+        known = recorded_text(settings.parent / "environment.json")
+        same_text = known in (None, prepared.manifest["content_sha256"])
+        if not same_text or prepared.tokenizer.sha256 != text_model.tokenizer.sha256:
+            raise InputError(
+                f"{data.corpus}: no longer the text that {folder} was trained on; give {instead}"
+            )
+        return prepared.valid
+
+    store = _same_on_all(find, ranks)
+    _tell(ranks, f"scoring the held-out part of {data.corpus}")
+    return store
 
 
 def recorded_text(environment: Path) -> str | None:

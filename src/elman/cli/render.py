@@ -42,7 +42,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
     Headings are folded, numbers never; where there is no room, each row is a list.
     """
-    rows = [[visible(cell) for cell in row] for row in rows]
+    rows = [[visible_line(cell) for cell in row] for row in rows]
     output = Output()
     numbers = [position for position in range(len(columns)) if position not in left]
     widest = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
@@ -71,7 +71,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 def say(line: str) -> None:
     """One line of progress on stderr; a terminal that has gone ends no work."""
     with contextlib.suppress(OSError):
-        print(visible(line), file=sys.stderr, flush=True)
+        print(visible_line(line), file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
@@ -79,9 +79,47 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def visible_line(text: str) -> str:
+    """The same on one line, so that no name begins a line of its own."""
+    return visible(text).replace("\n", "\\n")
+
+
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[-_.])(?:api-?key|access-?key|key|token|secret|password|passwd|passphrase|credentials?|auth)$"
+)
+_SECRET = re.compile(
+    r"(?P<url>[a-z][a-z0-9+.-]*://)[^/@\s]*@"  # who: and the password of a URL
+    r"|(?i:(?P<parameter>[?&=](?:[a-z_.-]*[_.-])?(?:key|token|secret|password|signature|sig)=))[^&\s]+"
+    r"|\b(?:hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"
+)
+
+
 def command_line() -> str:
-    """What the user typed."""
-    return shlex.join(["elman", *sys.argv[1:]])
+    """What the user typed, fit to be kept and published: what looks like a secret is `***`.
+
+    That is the value of an option or an assignment whose name ends in key, token, secret, password and the like, who
+    a URL is opened for, parameters of a URL that are called so, and what begins as the keys of known services do.
+    """
+    shown: list[str] = []
+    hide = False
+    for argument in sys.argv[1:]:
+        name, assigned, _ = argument.partition("=")
+        secret = _SECRET_NAME.search(name) is not None
+        if hide:
+            argument = "***"
+        elif assigned and secret:
+            argument = f"{name}=***"
+        else:
+            argument = _SECRET.sub(_without_secret, argument)
+        hide = not assigned and secret and argument.startswith("-")
+        shown.append(argument)
+    return shlex.join(["elman", *shown])
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    if found["url"]:
+        return f"{found['url']}***@"
+    return f"{found['parameter'] or ''}***"
 
 
 def _finite(value: Any) -> Any:

@@ -4,12 +4,12 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from elman.cli.arguments import Documents, Source, Whole, options_in, unknown_option
-from elman.cli.render import command_line, print_json, print_table, say, visible
+from elman.cli.render import command_line, print_json, print_table, say, visible, visible_line
 from elman.config import SECTIONS
 from elman.errors import UsageError
 from elman.settings import resolve, setting_sections
@@ -21,6 +21,8 @@ def train_command(
     preset: str | None = None,
     config: Path | None = None,
     out: Path | None = None,
+    resume: Source | None = None,
+    strict_resume: bool = False,
     model: str | None = None,
     cell: str | None = None,
     order: Whole | None = None,
@@ -54,12 +56,18 @@ def train_command(
     TOML file for --config. Environment variables such as ELMAN_DROPOUT set them
     too. The command line wins over the environment, and that over the file.
 
+    A training that was stopped, killed or cut off goes on with --resume RUN, where
+    it would be had it never ended; a finished one with more time, steps or epochs.
+    Under torchrun, every process takes its share of each batch.
+
     Args:
         corpus: A text file, a folder, .jsonl, .parquet, .gz or .zst of these, - for standard input, hf:NAME,
             thelmbook:news, thelmbook:brown, or python-docs: the documentation in this Python (default).
         preset: Where the settings start from: default (made for 90 seconds), or chapter (to the letter).
         config: Settings in a TOML file.
         out: The run folder, which must not exist. Default: the first free runs/CORPUS-MODEL-N.
+        resume: Go on with the run in this folder; alone, with the only unfinished one under runs/.
+        strict_resume: Refuse to go on where the last bits may differ: another machine, version or number of threads.
         model: The family: recurrent (default), transformer, window or ngram.
         cell: The recurrence: elman, lstm, gru, mingru, minlstm, slstm or mlstm.
         order: Tokens of the longest n-gram, or of the window and what it predicts.
@@ -117,23 +125,40 @@ def train_command(
         if name in overrides or name.partition(".")[2] in overrides:
             raise UsageError(f"{name} is given twice; give it once")
         overrides[name] = value
-    resolved = resolve(preset, config, os.environ, overrides)
+    if resume is not None:
+        refused = {"--preset": preset, "--config": config, "--out": out}
+        if clash := [name for name, value in refused.items() if value is not None]:
+            raise UsageError(f"--resume takes its settings and its folder from the run; leave out {clash[0]}")
+    elif strict_resume:
+        raise UsageError("--strict-resume is for a run that is resumed; add --resume RUN")
+    resolved = None if resume is not None else resolve(preset, config, os.environ, overrides)
 
-    from elman.train.run import SAMPLE_TEMPERATURE, run_training, score_rows  # torch takes a second to import
+    from elman.ranks import join  # torch takes a second to import
+    from elman.settings import from_toml
+    from elman.train.run import SAMPLE_TEMPERATURE, resume_training, run_training, score_rows
 
-    progress = (lambda line: None) if quiet else say
-    result = run_training(resolved, out, command=command_line(), say=progress, quiet=quiet)
+    with join() as ranks:
+        progress = say if ranks.is_first and not quiet else (lambda line: None)
+        told: dict[str, Any] = {"command": command_line(), "say": progress, "quiet": quiet, "ranks": ranks}
+        if resolved is not None:
+            result = run_training(resolved, out, **told)
+        else:
+            run = Path(resume) if resume else None
+            result = resume_training(run, overrides, strict=strict_resume, **told)
+    if not ranks.is_first:
+        return 0
     if json:
         print_json(result.as_dict())
-    else:
-        rows = score_rows(resolved, result)
-        columns = rows[resolved.model.name]
-        print_table(["held-out text", *columns], [[name, *row.values()] for name, row in rows.items()])
-        for number, sample in enumerate(result.samples, start=1):
-            print(f"\nsample {number} (temperature {SAMPLE_TEMPERATURE})\n{indent(visible(sample.text))}")
-        print()
-        print(f"model   {result.model}\nreport  {result.run / 'report.html'}")
-    return 130 if result.interrupted else 0
+        return 0
+    settings = resolved or from_toml(result.run / "config.toml")
+    rows = score_rows(settings, result)
+    columns = rows[settings.model.name]
+    print_table(["held-out text", *columns], [[name, *row.values()] for name, row in rows.items()])
+    for number, sample in enumerate(result.samples, start=1):
+        print(f"\nsample {number} (temperature {SAMPLE_TEMPERATURE})\n{indent(visible(sample.text))}")
+    print(f"\nmodel   {visible_line(str(result.model))}")
+    print(f"report  {visible_line(str(result.run / 'report.html'))}")
+    return 0
 
 
 def indent(text: str) -> str:
@@ -155,7 +180,15 @@ def gather_settings(arguments: Sequence[str]) -> list[str]:
     gathered: list[str] = []
     taken = 0  # arguments that are in `gathered`
     for position, option in options_in(arguments):
-        if option in options or position < taken:
+        if position < taken:
+            continue
+        if option == "--resume" and "=" not in arguments[position]:  # its value may be left out
+            following = arguments[position + 1 : position + 2]
+            named = bool(following) and not any(options_in(following))
+            gathered += [*arguments[taken:position], f"--resume={following[0] if named else ''}"]
+            taken = position + 1 + named
+            continue
+        if option in options:
             continue
         section, _, name = option.removeprefix("--").replace("-", "_").rpartition(".")
         if name not in sections or section not in ("", sections[name]):

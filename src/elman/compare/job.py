@@ -34,7 +34,7 @@ from elman.settings import to_toml
 from elman.text_model import TextModel
 from elman.train.card import model_card
 from elman.train.fit import METRICS, Fit, fit_counts, fit_network, make_loader
-from elman.train.machine import Machine, set_up
+from elman.train.machine import Machine, describe_environment, set_up
 from elman.train.metrics import read_metrics
 from elman.train.run import SAMPLE_TEMPERATURE, SAMPLE_TOKENS
 
@@ -92,7 +92,7 @@ class Result:
                 if len(measures.document_nats) != measures.score.documents:
                     raise TypeError("some documents are missing")
             return cls(bits_per_byte=found["bits_per_byte"], measures=measures)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not a result: {error}") from error
 
 
@@ -107,7 +107,7 @@ def do_job(job: Job, data: Prepared, folder: Path, machine: Machine, command: st
         command: What the user typed, for the model's card.
 
     Raises:
-        KeyboardInterrupt: The user asked to stop; the training is to be done again.
+        StoppedError: The user asked to stop; the training is to be done again.
         ElmanError: As for `train.run.run_training`, but for DivergedError.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -156,7 +156,8 @@ def _train_and_measure(job: Job, data: Prepared, folder: Path, machine: Machine,
     )
     write_atomically(folder / "config.toml", to_toml(config))
     facts: dict[str, Any] = asdict(measures) | {"run": job.name, "steps": fit.steps, "valid": score.as_dict()}
-    text_model.save(folder / "model", model_card(config, data.manifest, facts, command))
+    environment = describe_environment(machine)
+    text_model.save(folder / "model", model_card(config, data.manifest, facts, command, environment))
     return Result(bits_per_byte=score.bits_per_byte, measures=measures)
 
 
@@ -167,8 +168,6 @@ def _fit(job: Job, data: Prepared, folder: Path, machine: Machine) -> tuple[Text
         fit = fit_network(config, data, loader, machine, folder, say=lambda line: None, quiet=True)
     else:
         fit = fit_counts(config, data)
-    if fit.interrupted:
-        raise KeyboardInterrupt
     return TextModel(fit.model, data.tokenizer, config.model), fit
 
 

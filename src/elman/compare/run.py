@@ -32,6 +32,7 @@ from elman.errors import InputError
 from elman.files import write_atomically
 from elman.models.build import build, require_memory
 from elman.settings import to_dict
+from elman.train.choices import batch_tokens
 from elman.train.fit import Say, make_loader
 from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes
 from elman.train.run import prepare_aloud, short_name
@@ -94,7 +95,7 @@ def run_comparison(
 
     Raises:
         ElmanError: Bad settings or input, before anything is written; the folder belongs to another plan.
-        KeyboardInterrupt: The user asked to stop; what is finished is kept.
+        StoppedError: The user asked to stop; what is finished is kept. KeyboardInterrupt, where twice.
     """
     first = next(iter(configs.values()))
     machine = choose_machine(first.training)
@@ -222,8 +223,10 @@ def _require_possible(config: RunConfig, data: Prepared) -> str:
                 f" {config.model.order}; give more text"
             )
         return config.model.shape
+    parameters = require_memory(
+        config.model, data.tokenizer.vocab_size, memory_bytes(), batch_tokens=batch_tokens(config)
+    )
     make_loader(config, data)
-    parameters = require_memory(config.model, data.tokenizer.vocab_size, memory_bytes())
     return f"{config.model.shape}, {parameters:,} parameters"
 
 

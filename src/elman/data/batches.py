@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elman.data.store import TokenStore
+from elman.ranks import Ranks
 
 LONG_DOCUMENT = 8192
 """Tokens beyond which a document is also entered in its middle, in training on streams."""
@@ -42,6 +43,15 @@ class Batch(NamedTuple):
     """Int64, which document of the store each target belongs to."""
     places: Tensor
     """Int64, which token of the store each target is."""
+
+
+def deal(batch: Batch, ranks: Ranks) -> Batch:
+    """The rows of this rank; where there are fewer rows than ranks, those without one get a row that does not count."""
+    rows = ranks.share(len(batch.inputs))
+    if rows.start < rows.stop:
+        return Batch(*(tensor[rows] for tensor in batch))
+    first = Batch(*(tensor[:1] for tensor in batch))
+    return first._replace(counted=torch.zeros_like(first.counted))
 
 
 def window(

@@ -24,7 +24,7 @@ from elman.data.documents import PIECE_CHARACTERS, Fragment, Piece, by_line, by_
 from elman.data.download import thelmbook
 from elman.data.files import find_files, format_of
 from elman.data.python_docs import python_docs
-from elman.data.readers import ReadOptions, read_text
+from elman.data.readers import HEAD_BYTES, ReadOptions, read_text, refuse_binary
 from elman.data.records import read_hub, read_jsonl, read_parquet
 from elman.errors import ConfigError, InputError, ResourceError
 
@@ -76,7 +76,7 @@ class Corpus:
         pieces = cut(self._fragments())
         first = next(pieces, None)
         if first is None:
-            raise InputError(f"{_label(self.name)}: no text in it")
+            raise InputError(f"{_label(self.name)}: no text in it (0 tokens); give a corpus that has some")
         yield first
         yield from pieces
 
@@ -88,6 +88,7 @@ def open_corpus(
     text_field: str = "text",
     encoding_errors: EncodingErrors = "strict",
     force_binary: bool = False,
+    skip_bad: bool = False,
 ) -> Corpus:
     """The corpus that `source` names; see the module's list.
 
@@ -101,6 +102,7 @@ def open_corpus(
         text_field: The field that holds the text of a record.
         encoding_errors: Refuse what is not UTF-8, or read it as U+FFFD.
         force_binary: Read a file even if it looks like a program, a picture or an archive.
+        skip_bad: Leave out records without usable text, up to 1 % of those of a source.
 
     Raises:
         InputError: There is no such source, or it is nothing that can be read.
@@ -109,7 +111,12 @@ def open_corpus(
     """
     _require_choice("documents", documents, (None, *get_args(Documents)))
     _require_choice("encoding_errors", encoding_errors, get_args(EncodingErrors))
-    options = ReadOptions(text_field=text_field, encoding_errors=encoding_errors, force_binary=force_binary)
+    options = ReadOptions(
+        text_field=text_field,
+        encoding_errors=encoding_errors,
+        force_binary=force_binary,
+        skip_bad=skip_bad,
+    )
     label = _label(source)
 
     if source == "python-docs":
@@ -126,7 +133,7 @@ def open_corpus(
         return Corpus(source, options.notes, lambda: divide(_joined(read_text(path, label, options))))
     if source == "-":
         divide = _division(label, documents, "file")
-        path = _keep_standard_input()
+        path = _keep_standard_input(label, options)
         corpus = Corpus(source, options.notes, lambda: divide(_joined(read_text(path, label, options))))
         weakref.finalize(corpus, path.unlink, missing_ok=True)
         return corpus
@@ -194,7 +201,7 @@ def _division(label: str, documents: Documents | None, natural: Literal["file", 
     )
 
 
-def _keep_standard_input() -> Path:
+def _keep_standard_input(label: str, options: ReadOptions) -> Path:
     """Standard input in a temporary file, because a corpus is read more than once."""
     source = getattr(sys.stdin, "buffer", None)
     if source is None:
@@ -203,6 +210,10 @@ def _keep_standard_input() -> Path:
     path = Path(name)
     try:
         with open(handle, "wb") as file:
+            head = source.read(HEAD_BYTES)
+            if not options.force_binary:
+                refuse_binary(head, label)  # here already: it may have no end, /dev/zero for instance
+            file.write(head)
             shutil.copyfileobj(source, file)
     except BaseException as error:
         path.unlink(missing_ok=True)

@@ -3,27 +3,24 @@
     BASE_URL/news, BASE_URL/brown      gzipped tar archives that hold train.txt and test.txt
     cache_dir()/thelmbook/news/        train.txt, test.txt
     cache_dir()/thelmbook/news.sha256  of the archive they came from
+    cache_dir()/thelmbook/news.bad     an archive with another sum than that, for its owner to look at
 
-What comes over the network is not trusted: nothing of the archive is written but regular `.txt` files, under
-their own bare names, up to a cap; and the folder appears whole or not at all.
+What comes over the network is not trusted: the folder appears whole or not at all, and what may be in it is
+said in `unpack`.
 """
 
 import contextlib
-import gzip
 import hashlib
-import http.client
 import os
-import ssl
-import tarfile
+import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from pathlib import Path
 
+from elman.data.fetch import PATIENCE, Patience, fetch
+from elman.data.unpack import unpack_texts
 from elman.errors import InputError, ResourceError
+from elman.files import write_atomically
 
 BASE_URL = "https://www.thelmbook.com/data"
 
@@ -31,22 +28,15 @@ CHECKSUMS: dict[str, str] = {}
 """SHA-256 of an archive by corpus. The publisher gives none: what was first fetched is recorded beside it."""
 
 MAX_ARCHIVE_BYTES = 16 << 30
-MAX_TEXT_BYTES = 64 << 30
-MAX_MEMBERS = 10_000
 
-_BLOCK_BYTES = 1 << 20
-_ATTEMPTS = 3
-_TIMEOUT_SECONDS = 30.0
+_TEXTS = ("train.txt", "test.txt")
+
+_GZIP = b"\x1f\x8b"
+
+_ABANDONED_SECONDS = 24 * 3600.0
+"""Age at which the scratch folder of a download belongs to a process that was killed."""
 
 _BY_HAND = "download it elsewhere, unpack it, and give the path of train.txt"
-
-_NETWORK_ERRORS = (
-    urllib.error.URLError,
-    http.client.HTTPException,
-    TimeoutError,
-    ConnectionError,
-    ssl.SSLError,
-)
 
 
 def cache_dir() -> Path:
@@ -57,7 +47,7 @@ def cache_dir() -> Path:
 
 
 def thelmbook(
-    name: str, *, base_url: str = BASE_URL, cache: Path | None = None, pause_seconds: float = 2.0
+    name: str, *, base_url: str = BASE_URL, cache: Path | None = None, patience: Patience = PATIENCE
 ) -> Path:
     """The folder that holds `train.txt` and `test.txt` of a corpus of the chapter, fetched if need be.
 
@@ -65,10 +55,11 @@ def thelmbook(
         name: `news` or `brown`.
         base_url: What the name is appended to.
         cache: Where to keep it; `cache_dir()` where None.
-        pause_seconds: Before the second attempt, and twice that before the third.
+        patience: With the network.
 
     Raises:
-        InputError: It cannot be fetched, or what came is not the corpus, or not the one that came before.
+        NetworkError: It cannot be fetched.
+        InputError: What came is not the corpus, or not the one that came before.
         ResourceError: It cannot be written.
     """
     home = (cache or cache_dir()) / "thelmbook"
@@ -76,17 +67,23 @@ def thelmbook(
     if (folder / "train.txt").is_file():
         return folder
     url = f"{base_url}/{name}"
+    record = home / f"{name}.sha256"
     try:
         home.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(home, name)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=home) as scratch:
-            with open(Path(scratch, "archive"), "w+b") as archive:
-                checksum = _fetch(url, archive, pause_seconds)
-                _verify(name, url, checksum, home / f"{name}.sha256")
+            path, texts = Path(scratch, "archive"), Path(scratch, "texts")
+            with open(path, "w+b") as archive:
+                fetch(
+                    url, archive, begins=_GZIP, at_most=MAX_ARCHIVE_BYTES, way_out=_BY_HAND, patience=patience
+                )
                 archive.seek(0)
-                texts = Path(scratch, "texts")
+                checksum = hashlib.file_digest(archive, "sha256").hexdigest()
+                if expected := CHECKSUMS.get(name) or _recorded(record):
+                    _verify(checksum, expected, url, path, record)
                 texts.mkdir()
-                _extract(archive, texts, url)
-            (home / f"{name}.sha256").write_text(f"{checksum}\n")
+                unpack_texts(archive, _TEXTS, texts, url)
+            write_atomically(record, f"{checksum}\n")
             try:
                 texts.rename(folder)
             except OSError:
@@ -99,85 +96,25 @@ def thelmbook(
     return folder
 
 
-def _fetch(url: str, archive: BinaryIO, pause_seconds: float) -> str:
-    """Write what `url` answers into `archive`; its SHA-256. Tries again where the network may recover."""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(pause_seconds * attempt)
-        archive.seek(0)
-        archive.truncate()
-        try:
-            return _fetch_once(url, archive)
-        except _NETWORK_ERRORS as error:
-            failure = error
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()
-                if error.code < 500:
-                    break
-    # "HTTP Error 404: Not Found" says more than its reason; "<urlopen error ...>" says less
-    reason = failure if isinstance(failure, urllib.error.HTTPError) else getattr(failure, "reason", failure)
-    raise InputError(f"{url}: cannot be downloaded: {reason}; {_BY_HAND}") from failure
-
-
-def _fetch_once(url: str, archive: BinaryIO) -> str:
-    request = urllib.request.Request(url, headers={"User-Agent": "elman"})
-    digest = hashlib.sha256()
-    received = 0
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-        while block := response.read(_BLOCK_BYTES):
-            if not received and not block.startswith(b"\x1f\x8b"):
-                page = "a web page" if block.lstrip()[:1] == b"<" else "something else"
-                raise InputError(
-                    f"{url}: answered with {page}, not an archive (a login on the way?); {_BY_HAND}"
-                )
-            received += len(block)
-            if received > MAX_ARCHIVE_BYTES:
-                raise InputError(f"{url}: larger than {MAX_ARCHIVE_BYTES:,} bytes, so not the corpus")
-            digest.update(block)
-            archive.write(block)
-        # read() says nothing of a connection that closes early
-        expected = response.headers.get("Content-Length")
-    if not received or expected not in (None, str(received)):
-        raise ConnectionError(f"the connection closed after {received} of {expected or 'some'} bytes")
-    return digest.hexdigest()
-
-
-def _verify(name: str, url: str, checksum: str, record: Path) -> None:
+def _recorded(record: Path) -> str | None:
     with contextlib.suppress(FileNotFoundError):
-        expected = CHECKSUMS.get(name) or record.read_text().strip()
-        if checksum != expected:
-            raise InputError(
-                f"{url}: not the archive that is known (SHA-256 {checksum[:12]}..., not {expected[:12]}...); "
-                f"if it has been published anew, delete {record}"
-            )
+        return record.read_text(encoding="ascii", errors="replace").strip()
+    return None
 
 
-def _extract(archive: IO[bytes], folder: Path, url: str) -> None:
-    """Write the `.txt` members of a gzipped tar into `folder`, each under its bare name."""
-    size = 0
-    try:
-        with tarfile.open(fileobj=archive, mode="r:gz") as tar:
-            for count, member in enumerate(tar, start=1):
-                size += max(member.size, 0)
-                if count > MAX_MEMBERS or size > MAX_TEXT_BYTES:
-                    raise InputError(
-                        f"{url}: unfolds to more than {MAX_TEXT_BYTES:,} bytes or {MAX_MEMBERS:,} files"
-                    )
-                path = PurePosixPath(member.name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(f"{url}: holds a file that would leave its folder: {member.name!r}")
-                if member.isreg() and path.suffix == ".txt" and not path.name.startswith("."):
-                    _write_member(tar, member, folder / path.name, url)
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{url}: not a whole gzipped tar archive ({error})") from error
-    if not (folder / "train.txt").is_file():
-        raise InputError(f"{url}: the archive holds no train.txt")
+def _verify(checksum: str, expected: str, url: str, path: Path, record: Path) -> None:
+    """Raise InputError, and put the archive at `path` aside, unless its sum is the expected one."""
+    if checksum != expected:
+        bad = record.with_suffix(".bad")
+        path.replace(bad)
+        renewed = f"; if it has been published anew, delete {record}" if record.exists() else ""
+        raise InputError(
+            f"{url}: not the archive that is known: SHA-256 {checksum}, not {expected}; what came is {bad}{renewed}"
+        )
 
 
-def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, url: str) -> None:
-    content = tar.extractfile(member)
-    if content is None or path.exists():
-        raise InputError(f"{url}: holds two files named {path.name}")
-    with content, open(path, "xb") as file:
-        while block := content.read(_BLOCK_BYTES):
-            file.write(block)
+def _remove_abandoned(home: Path, name: str) -> None:
+    for scratch in home.glob(f".{name}-*"):
+        with contextlib.suppress(OSError):  # another process may remove it too
+            if time.time() - scratch.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(scratch)

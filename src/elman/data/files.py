@@ -48,6 +48,8 @@ def find_files(source: str, known: Iterable[str], options: ReadOptions) -> list[
         mode = os.stat(source).st_mode
     except (FileNotFoundError, NotADirectoryError):
         near = "" if os.sep in source else suggestion(source, known)
+        if any(sign in source for sign in "*?["):
+            near = "; a pattern stands for nothing here: give a folder, whose texts are all read"
         raise InputError(f"{source or 'no name'}: no such file, folder or corpus{near}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f"{source!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -4,18 +4,15 @@
     split      by document, in the order of their hashes, so equal documents never part; or, of a text with
                few documents, its last stretch, in blocks
     vocabulary trained on the training part alone, or loaded
-    tokens     a second pass, in batches over all cores, into memory-mapped stores
+    tokens     a second pass, in shards, each kept as soon as it is done; then one memory-mapped store of them
 
 What was prepared is kept in the cache under the checksum of the content and of every setting that matters,
-so a changed text is a new preparation and an unchanged one is free.
+so a changed text is a new preparation and an unchanged one is free. A preparation that was killed goes on, and
+processes that prepare the same text at the same time share the work (see `build`, `halfdone`): the ranks of a job
+need no other arrangement, whether they see one cache or each machine has its own.
 """
 
-import hashlib
-import json
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,54 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.config import DataConfig
-from elman.data.corpora import Corpus, open_corpus
-from elman.data.documents import Piece, cut_point
+from elman.data.build import Preparation, find_or_build
+from elman.data.chunks import Marked, Text
+from elman.data.corpora import Corpus, Piece, open_corpus
 from elman.data.download import cache_dir
-from elman.data.store import StoreWriter, TokenStore, open_store
-from elman.data.tokenizer import Kind, Tokenizer, load_tokenizer, suit_vocabulary, train_tokenizer
-from elman.errors import InputError, ResourceError
-from elman.files import disk_is_full
+from elman.data.finished import Finished, find_finished
+from elman.data.split import Split, mark_held_out, split_corpus
+from elman.data.store import COUNTS, TokenStore
+from elman.data.survey import Report, Survey, read_again, survey_corpus
+from elman.data.tokenizer import Tokenizer
+from elman.data.vocabulary import load_if_given, train_vocabulary
+from elman.errors import ConfigError, InputError
+from elman.ranks import ALONE, Ranks
 
-FORMAT = 1
-"""Of the prepared folder; part of its key."""
+__all__ = ["Prepared", "Report", "Survey", "open_prepared", "prepare", "prepare_text", "survey_corpus"]
 
-DOCUMENTS_TO_SPLIT_BY = 20
-"""With fewer documents than this, the held-out part is the end of the text instead of whole documents."""
+SIZES = ("documents", "targets", *COUNTS)
+"""Said of each part of a prepared corpus."""
 
-HELD_OUT_BLOCK = 32_768
-"""Characters, about, of the documents that a held-out end of a text is cut into, to be scored side by side."""
-
-TOKENIZER_SAMPLE = 50_000_000
-"""Characters that a vocabulary is trained on, from the front of the training text."""
-
-BATCH_CHARACTERS = 4_000_000
-"""Characters tokenized at a time: enough for all cores, little memory."""
-
-WHOLE_CHARACTERS = 16_000_000
-"""A tokenizer that cannot be cut safely is given documents whole, up to this."""
-
-Report = Callable[[str, float], None]
-"""Told what is being done and the share of it that is done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What one pass over a corpus finds."""
-
-    sha256: str
-    characters: int
-    hashes: NDArray[np.uint64]
-    """[D], of each document's text."""
-    lengths: NDArray[np.int64]
-    """[D], characters of each document."""
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Which text is held out: documents by number, or everything from a position on, or nothing."""
-
-    held_out: NDArray[np.bool_]
-    position: int | None = None
+HASHES_AT_ONCE = 1 << 20
+"""Hashes compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,70 +55,69 @@ class Prepared:
     """Names, sizes, checksums, notes, and how many held-out documents also stand in the training text."""
 
 
-def prepare(config: DataConfig, report: Report = lambda what, share: None) -> Prepared:
+def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks: Ranks = ALONE) -> Prepared:
     """Training and held-out tokens of `config.corpus`, from the cache where they are there already.
 
+    Args:
+        config: The text, and how it is to be divided and tokenized.
+        report: Told of the progress, on the first rank.
+        ranks: The processes of this job, all of which call this.
+
     Raises:
-        InputError: The text is missing, empty, unreadable or too short to hold anything out.
+        InputError: The text is missing, empty, unreadable, changing, or too short to hold anything out.
         TokenizerError: The tokenizer is.
+        ConfigError: The ranks have different texts, or several are to read standard input.
         ResourceError: The disk is full.
     """
+    if ranks.size > 1 and "-" in (config.corpus, config.valid):
+        raise ConfigError("standard input cannot be read by several processes; give a file")
+    if not ranks.is_first:
+        report = _say_nothing
     corpus = _open(config, config.corpus)
     survey = survey_corpus(corpus, report)
     other = None if config.valid_fraction is not None else _open(config, config.valid)
     other_survey = None if other is None else survey_corpus(other, report)
-    split = split_corpus(survey, config.valid_fraction, config.valid_limit)
-    loaded = _load_if_pretrained(config)
-
-    settings = asdict(replace(config, corpus=""))  # the text counts, not where it lies
-    key = {
-        "settings": settings | {"valid": other_survey.sha256 if other_survey else config.valid},
-        "content": survey.sha256,
-        "tokenizer": loaded.sha256 if loaded else None,
-    }
-
-    def write(folder: Path) -> None:
-        tokenizer = loaded or _train_vocabulary(config, corpus, survey, split, report)
-        with (
-            StoreWriter(folder, "train", tokenizer.dtype, tokenizer.end_id) as train,
-            StoreWriter(folder, "valid", tokenizer.dtype, tokenizer.end_id) as valid,
-        ):
-            writers = {False: train, True: valid}
-            _tokenize(_mark_held_out(corpus, split), tokenizer, writers, survey.characters, report)
-            hashes = survey.hashes
-            if split.position is not None:  # a part of a document equals no other
-                train.close(hashes[:0])
-                valid.close(hashes[:0])
-            else:
-                train.close(hashes[~split.held_out])
-                if other is not None and other_survey is not None:
-                    pieces = ((piece, True) for piece in other.pieces())
-                    _tokenize(pieces, tokenizer, writers, other_survey.characters, report)
-                valid.close(other_survey.hashes if other_survey else hashes[split.held_out])
-        (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-
-    folder = _cached(key, write)
-    tokenizer = load_tokenizer(str(folder / "tokenizer.json"))
-    train, valid = (
-        open_store(folder, name, tokenizer.dtype, tokenizer.start_id) for name in ("train", "valid")
+    ranks.handshake(
+        {"the text": survey.sha256, "the held-out text": other_survey.sha256 if other_survey else ""}
     )
-    for name, store in (("training", train), ("held-out", valid)):
-        if not len(store):
+    split = split_corpus(survey, config.valid_fraction, config.valid_limit)
+    given = load_if_given(config)
+
+    texts = [Text(corpus, survey, lambda pieces: _to_stores(pieces, split))]
+    if other is not None and other_survey is not None:
+        texts.append(Text(other, other_survey, lambda pieces: ((piece, "valid") for piece in pieces)))
+    settings = asdict(replace(config, corpus=""))  # the text counts, not where it lies
+    preparation = Preparation(
+        key={
+            "settings": settings | {"valid": other_survey.sha256 if other_survey else config.valid},
+            "content": survey.sha256,
+            "tokenizer": given.sha256 if given else None,
+        },
+        texts=texts,
+        stores={
+            "train": lambda: _hashes(survey, split, ~split.held_out),
+            "valid": lambda: other_survey.hashes if other_survey else _hashes(survey, split, split.held_out),
+        },
+        tokenizer=given,
+        train=lambda: train_vocabulary(
+            config, survey.characters, mark_held_out(read_again(corpus, survey), split)
+        ),
+        count=lambda hashes: {
+            "valid_documents_also_in_train": _count_shared(hashes["valid"], hashes["train"])
+        },
+    )
+    repairs: list[str] = []
+    finished = find_or_build(preparation, report, repairs.append)
+    ranks.handshake({"the vocabulary": finished.tokenizer.sha256})
+
+    for name, part in (("training", "train"), ("held-out", "valid")):
+        if not len(finished.stores[part]):
+            enough = _enough(split, config.valid_fraction)
             raise InputError(
-                f"{config.corpus}: no {name} text left after the split; give --valid FILE, or more text"
+                f"{config.corpus}: no {name} text left after the split; give --valid FILE, or more text{enough}"
             )
-    manifest = {
-        "corpus": config.corpus,
-        "notes": corpus.notes + (other.notes if other else []),
-        "folder": str(folder),
-        "content_sha256": survey.sha256,
-        "tokenizer_sha256": tokenizer.sha256,
-        "vocab_size": tokenizer.vocab_size,
-        "train": _sizes(train),
-        "valid": _sizes(valid),
-        "valid_documents_also_in_train": int(np.isin(valid.hashes, train.hashes).sum()),
-    }
-    return Prepared(tokenizer, train, valid, manifest)
+    notes = corpus.notes + (other.notes if other else []) + repairs
+    return _prepared(finished, {"corpus": config.corpus, "notes": notes, "content_sha256": survey.sha256})
 
 
 def prepare_text(
@@ -164,60 +132,85 @@ def prepare_text(
     """
     corpus = _open(config, config.corpus)
     survey = survey_corpus(corpus, report)
-
-    def write(folder: Path) -> None:
-        with StoreWriter(folder, "text", tokenizer.dtype, tokenizer.end_id) as writer:
-            pieces = ((piece, False) for piece in corpus.pieces())
-            _tokenize(pieces, tokenizer, {False: writer}, survey.characters, report)
-            writer.close(survey.hashes)
-
-    key = {"content": survey.sha256, "tokenizer": tokenizer.sha256}
-    folder = _cached(key, write)
+    preparation = Preparation(
+        key={"content": survey.sha256, "tokenizer": tokenizer.sha256},
+        texts=[Text(corpus, survey, lambda pieces: ((piece, "text") for piece in pieces))],
+        stores={"text": lambda: survey.hashes},
+        tokenizer=tokenizer,
+        train=lambda: tokenizer,
+    )
+    finished = find_or_build(preparation, report, note)
     for remark in corpus.notes:
         note(remark)
-    return open_store(folder, "text", tokenizer.dtype, tokenizer.start_id)
+    return finished.stores["text"]
 
 
-def survey_corpus(corpus: Corpus, report: Report = lambda what, share: None) -> Survey:
-    """Checksum, document hashes and lengths, in one pass and constant memory a document."""
-    content, document = hashlib.sha256(), hashlib.blake2b(digest_size=8)
-    hashes: list[int] = []
-    lengths: list[int] = []
-    characters = 0
-    for piece in corpus.pieces():
-        encoded = piece.text.encode("utf-8", "surrogatepass")
-        if piece.begins:
-            if lengths:
-                hashes.append(int.from_bytes(document.digest(), "little"))
-            document = hashlib.blake2b(digest_size=8)
-            lengths.append(0)
-            content.update(b"\x00\xff")  # no UTF-8 text holds this
-        content.update(encoded)
-        document.update(encoded)
-        lengths[-1] += len(piece.text)
-        characters += len(piece.text)
-    hashes.append(int.from_bytes(document.digest(), "little"))
-    return Survey(
-        content.hexdigest(), characters, np.array(hashes, dtype=np.uint64), np.array(lengths, dtype=np.int64)
-    )
+def open_prepared(manifest: Mapping[str, Any]) -> Prepared:
+    """What an earlier `prepare` returned with this manifest, from the cache; the corpus is not read.
 
-
-def split_corpus(survey: Survey, fraction: float | None, limit: int | None = None) -> Split:
-    """Hold out `fraction` of the characters, at most `limit`; None holds out nothing, and knows no limit.
-
-    Whole documents in the order of their hashes: a fixed choice that does not depend on the order of the
-    corpus, looks random, and never puts equal documents on different sides.
+    Raises:
+        InputError: It is no longer in the cache, is damaged, or is of another text or tokenizer.
     """
-    nothing = np.zeros(len(survey.hashes), dtype=np.bool_)
-    if fraction is None:
-        return Split(nothing)
-    wanted = min(fraction * survey.characters, math.inf if limit is None else limit)
-    if len(survey.hashes) < DOCUMENTS_TO_SPLIT_BY:
-        return Split(nothing, position=round(survey.characters - wanted))
-    order = np.argsort(survey.hashes, kind="stable")
-    before = survey.lengths[order].cumsum() - survey.lengths[order]
-    threshold = survey.hashes[order][before < wanted][-1]
-    return Split(survey.hashes <= threshold)
+    folder = Path(manifest["folder"])
+    here = cache_dir() / "prepared" / folder.name  # of this machine, where it was another
+    way_out = f"prepare {manifest['corpus']} again"
+    try:
+        finished = find_finished(here) or find_finished(folder)
+    except InputError as error:
+        raise InputError(f"{error}; {way_out}") from error
+    if finished is None:
+        raise InputError(f"{folder}: the tokens of {manifest['corpus']} are no longer there; {way_out}")
+    said, found = finished.manifest["tokenizer_sha256"], manifest["tokenizer_sha256"]
+    if said != found:
+        raise InputError(
+            f"{folder}: tokens of the tokenizer {said[:12]}, and {found[:12]} was used; {way_out}"
+        )
+    said, found = finished.manifest["key"]["content"], manifest["content_sha256"]
+    if said != found:
+        raise InputError(f"{folder}: tokens of the text {said[:12]}, and {found[:12]} was used; {way_out}")
+    kept = {key: manifest[key] for key in ("corpus", "notes", "content_sha256")}
+    return _prepared(finished, kept)
+
+
+def _prepared(finished: Finished, known: Mapping[str, Any]) -> Prepared:
+    said = finished.manifest
+    manifest = {
+        **known,
+        "folder": str(finished.folder),
+        "tokenizer_sha256": said["tokenizer_sha256"],
+        "vocab_size": said["vocab_size"],
+        **{part: {size: said["stores"][part][size] for size in SIZES} for part in ("train", "valid")},
+        "valid_documents_also_in_train": said["valid_documents_also_in_train"],
+    }
+    return Prepared(finished.tokenizer, finished.stores["train"], finished.stores["valid"], manifest)
+
+
+def _enough(split: Split, fraction: float | None) -> str:
+    """How much text can be divided."""
+    if split.position is None or fraction is None:
+        return ", of documents that differ"
+    return f", at least {math.floor(0.5 / min(fraction, 1 - fraction)) + 1} characters"
+
+
+def _hashes(survey: Survey, split: Split, chosen: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Of the chosen documents; none where documents were cut, as a part of one equals no other."""
+    return survey.hashes[:0] if split.position is not None else survey.hashes[chosen]
+
+
+def _count_shared(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> int:
+    """How many of `some` are among `others`, in memory that does not grow with those."""
+    shared = np.zeros(len(some), dtype=np.bool_)
+    for begin in range(0, len(others), HASHES_AT_ONCE):
+        shared |= np.isin(some, others[begin : begin + HASHES_AT_ONCE])
+    return int(shared.sum())
+
+
+def _to_stores(pieces: Iterator[Piece], split: Split) -> Iterator[Marked]:
+    return ((piece, "valid" if held_out else "train") for piece, held_out in mark_held_out(pieces, split))
+
+
+def _say_nothing(what: str, share: float) -> None:
+    pass
 
 
 def _open(config: DataConfig, source: str) -> Corpus:
@@ -227,153 +220,5 @@ def _open(config: DataConfig, source: str) -> Corpus:
         text_field=config.text_field,
         encoding_errors=config.encoding_errors,
         force_binary=config.force_binary,
+        skip_bad=config.skip_bad,
     )
-
-
-def _load_if_pretrained(config: DataConfig) -> Tokenizer | None:
-    if config.tokenizer in ("auto", "byte", "char", "word", "bpe"):
-        return None
-    return load_tokenizer(config.tokenizer, mask_digits=config.mask_digits)
-
-
-def _train_vocabulary(
-    config: DataConfig, corpus: Corpus, survey: Survey, split: Split, report: Report
-) -> Tokenizer:
-    report("training the vocabulary", 0.0)
-    suited_kind, suited_size = suit_vocabulary(survey.characters)
-    size = config.vocab_size
-    if size is not None:
-        suited_kind = "bpe"  # the vocabulary of bytes has a size of its own
-    kind: Kind = suited_kind if config.tokenizer == "auto" else config.tokenizer  # type: ignore[assignment]
-    if size is None and kind == "bpe":
-        size = suited_size or 512
-
-    def sample() -> Iterator[str]:
-        seen = 0
-        for piece, held_out in _mark_held_out(corpus, split):
-            if not held_out:
-                yield piece.text
-                seen += len(piece.text)
-            if seen >= TOKENIZER_SAMPLE:
-                return
-
-    return train_tokenizer(kind, sample(), vocab_size=size, mask_digits=config.mask_digits)
-
-
-def _mark_held_out(corpus: Corpus, split: Split) -> Iterator[tuple[Piece, bool]]:
-    """Every piece, and whether it is held out."""
-    if split.position is not None:
-        yield from _mark_end(corpus, split.position)
-        return
-    document = -1
-    for piece in corpus.pieces():
-        document += piece.begins
-        yield piece, bool(split.held_out[document])
-
-
-def _mark_end(corpus: Corpus, position: int) -> Iterator[tuple[Piece, bool]]:
-    """Hold out everything from `position` on, in blocks; the piece across it is cut there."""
-    seen, block = 0, HELD_OUT_BLOCK
-    for piece in corpus.pieces():
-        (text, begins), before = piece, position - seen
-        seen += len(text)
-        if before >= len(text):
-            yield piece, False
-            continue
-        if before > 0:
-            at = cut_point(text, before)
-            yield Piece(text[:at], begins), False
-            text = text[at:]
-        if begins or block >= HELD_OUT_BLOCK:
-            begins, block = True, 0
-        yield Piece(text, begins), True
-        block += len(text)
-
-
-def _tokenize(
-    pieces: Iterator[tuple[Piece, bool]],
-    tokenizer: Tokenizer,
-    writers: Mapping[bool, StoreWriter],
-    characters: int,
-    report: Report,
-) -> None:
-    """Write every piece to the writer of its mark, a batch at a time."""
-    if not tokenizer.cuts_safely:
-        pieces = _joined(pieces)
-    batch: list[tuple[Piece, bool]] = []
-    waiting = done = 0
-    in_word = False  # a word longer than a piece goes on in the next one, and is one word
-
-    def flush() -> None:
-        nonlocal in_word
-        for (piece, mark), ids in zip(batch, tokenizer.encode_batch([p.text for p, _ in batch]), strict=True):
-            writer = writers[mark]
-            if piece.begins:
-                writer.begin()
-            size = len(piece.text.encode("utf-8", "surrogatepass"))
-            goes_on = in_word and not piece.begins and not piece.text[0].isspace()
-            writer.add(ids, len(piece.text), size, len(piece.text.split()) - goes_on)
-            in_word = not piece.text[-1].isspace()
-        batch.clear()
-
-    for piece, mark in pieces:
-        batch.append((piece, mark))
-        waiting += len(piece.text)
-        if waiting >= BATCH_CHARACTERS:
-            flush()
-            done, waiting = done + waiting, 0
-            report("tokenizing", done / max(1, characters))
-    flush()
-    report("tokenizing", 1.0)
-
-
-def _joined(pieces: Iterator[tuple[Piece, bool]]) -> Iterator[tuple[Piece, bool]]:
-    """Pieces of a document put together again, up to WHOLE_CHARACTERS."""
-    texts: list[str] = []
-    begins = held_out = False
-    length = 0
-    for piece, mark in pieces:
-        if texts and (piece.begins or mark != held_out or length + len(piece.text) > WHOLE_CHARACTERS):
-            yield Piece("".join(texts), begins), held_out
-            texts, length = [], 0
-        if not texts:
-            begins, held_out = piece.begins, mark
-        texts.append(piece.text)
-        length += len(piece.text)
-    if texts:
-        yield Piece("".join(texts), begins), held_out
-
-
-def _cached(key: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    """The folder of `key`, written whole by `write` if it is not there; a half-written one is never seen."""
-    name = hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_dir() / "prepared" / name
-    if not (folder / "manifest.json").exists():
-        scratch = folder.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
-        try:
-            scratch.mkdir(parents=True)
-            write(scratch)
-            (scratch / "manifest.json").write_text(json.dumps(key), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(scratch, folder)
-        except OSError as error:
-            if disk_is_full(error):
-                raise ResourceError(
-                    f"{folder.parent}: the disk is full; free some space, or set ELMAN_CACHE to another place"
-                ) from error
-            raise InputError(
-                f"{folder.parent}: cannot write there: {error.strerror}; set ELMAN_CACHE"
-            ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
-def _sizes(store: TokenStore) -> dict[str, int]:
-    return {
-        "documents": store.documents,
-        "targets": len(store),
-        "characters": int(store.characters.sum()),
-        "bytes": int(store.bytes.sum()),
-        "words": int(store.words.sum()),
-    }

@@ -2,7 +2,11 @@
 
     file -> (gunzip | unzstd) -> refuse binary -> drop a byte order mark -> decode UTF-8 -> CRLF and CR as LF
 
-A block is 1 MiB, so a file of any size, and of any line length, is read in constant memory.
+A block is 1 MiB, so a file of any size, and of any line length, is read in constant memory; of an archive,
+only as long as it unfolds as text does.
+
+LF is the only end of line, on every system. CRLF and CR are read as LF, and remarked on. Everything else that
+ends a line somewhere (VT, FF, NEL, U+2028, U+2029, the separators U+001C to U+001E) is a character like any other.
 """
 
 import codecs
@@ -23,8 +27,14 @@ BLOCK_BYTES = 1 << 20
 _ZST_FEED_BYTES = 1 << 8
 """Compressed bytes given to zstd at a time; one such feed may unfold to at most about 8 MiB."""
 
-_HEAD_BYTES = 8192
+HEAD_BYTES = 8192
 """How much of a file is looked at to tell whether it is text."""
+
+MAX_UNFOLDING = 256
+"""Bytes that a byte of an archive may become; text becomes 3 to 30, logs 100, and what is made to do harm 1,000."""
+
+UNFOLDS_FREELY = 1 << 26
+"""Bytes that an archive may hold whatever its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class ReadOptions:
     """What to do with bytes that are not UTF-8: refuse the file, or read them as U+FFFD."""
     force_binary: bool = False
     """Read a file even if it looks like a program, a picture or an archive."""
+    skip_bad: bool = False
+    """Leave out records without usable text, up to 1 % of those of a source, instead of refusing it."""
     notes: list[str] = field(default_factory=list)
     """One-line remarks, each once."""
 
@@ -60,7 +72,7 @@ def read_text(path: Path, label: str, options: ReadOptions) -> Iterator[str]:
     blocks = read_bytes(path, label)
     head = next(blocks, b"")
     if not options.force_binary:
-        _refuse_binary(head[:_HEAD_BYTES], label)
+        refuse_binary(head[:HEAD_BYTES], label)
     offset = 0  # of the block, in the decompressed file
     if head.startswith(codecs.BOM_UTF8):
         options.note(f"{label}: byte order mark removed")
@@ -97,16 +109,16 @@ def read_bytes(path: Path, label: str) -> Iterator[bytes]:
     """The decompressed bytes of a file, in blocks that are never empty.
 
     Every block but the last has at least BLOCK_BYTES. Raises InputError where the file cannot be read, or its
-    archive is damaged or cut short.
+    archive is damaged, cut short, or unfolds without end.
     """
     try:
         with open(path, "rb") as file:
             match path.suffix.lower():
                 case ".gz":
                     with gzip.GzipFile(fileobj=file) as unzipped:
-                        yield from _blocks(unzipped)
+                        yield from _bounded(_blocks(unzipped), file, label)
                 case ".zst":
-                    yield from _decompress_zst(file, label)
+                    yield from _bounded(_decompress_zst(file, label), file, label)
                 case _:
                     yield from _blocks(file)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -119,6 +131,19 @@ def read_bytes(path: Path, label: str) -> Iterator[bytes]:
 
 def _blocks(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
     while block := file.read(BLOCK_BYTES):
+        yield block
+
+
+def _bounded(blocks: Iterator[bytes], file: BinaryIO, label: str) -> Iterator[bytes]:
+    """The blocks that `file` unfolds to, as long as that is in proportion to what was read of it."""
+    unfolded = 0
+    for block in blocks:
+        unfolded += len(block)
+        if unfolded > UNFOLDS_FREELY + MAX_UNFOLDING * file.tell():
+            raise InputError(
+                f"{label}: unfolds to more than {MAX_UNFOLDING} times its size, as no text does; "
+                "if it is meant, unpack it and give what comes out"
+            )
         yield block
 
 
@@ -170,6 +195,7 @@ _SIGNATURES = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"SQLite format 3\x00": "a database",
     b"PAR1\x15": "parquet without .parquet in its name",
+    b"ARROW1\x00": "an Arrow file",
     b"\x93NUMPY": "a NumPy array",
 }
 """First bytes that no text has."""
@@ -183,7 +209,17 @@ _WIDE_ENCODINGS = {
 }
 
 
-def _refuse_binary(head: bytes, label: str) -> None:
+_NULS_OF_LATIN_TEXT: dict[tuple[bool, ...], str] = {
+    (False, True, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+}
+"""Which of four bytes are NUL, mostly, where letters that fit into one byte are written with more."""
+
+
+def refuse_binary(head: bytes, label: str) -> None:
+    """Raise InputError, with the way out, if these first bytes of a file are not those of a text in UTF-8."""
     for mark, encoding in _WIDE_ENCODINGS.items():
         if head.startswith(mark):
             raise InputError(f"{label}: {encoding} text; convert it: iconv -f {encoding} -t UTF-8")
@@ -195,7 +231,20 @@ def _refuse_binary(head: bytes, label: str) -> None:
     # A stray NUL occurs in text; one byte in twenty does not.
     nuls = head.count(0)
     if nuls > 8 and nuls * 20 > len(head):
+        if encoding := _wide_encoding(head):
+            raise InputError(
+                f"{label}: {encoding} text, without a byte order mark, by its NUL bytes; "
+                f"convert it: iconv -f {encoding} -t UTF-8"
+            )
         raise InputError(
             f"{label}: binary, not text ({nuls} of its first {len(head)} bytes are NUL); "
             "convert it, or read it anyway with --force-binary"
         )
+
+
+def _wide_encoding(head: bytes) -> str:
+    """The encoding of wide characters in which `head` is text, or nothing."""
+    nuls = tuple(head[place::4].count(0) * 8 > len(head) for place in range(4))
+    encoding = _NULS_OF_LATIN_TEXT.get(nuls, "")
+    text = head.decode(encoding, "replace") if encoding else ""
+    return encoding if all(character.isprintable() or character.isspace() for character in text) else ""

@@ -10,17 +10,22 @@ Axes: N tokens, D documents.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from elman.errors import InputError
 
 COUNTS = ("characters", "bytes", "words")
+"""Of what the text of a document held."""
+
+_LOOKED_AT = 1 << 22
+"""Bytes of tokens read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,95 +81,75 @@ class TokenStore:
         )
 
 
-class StoreWriter:
-    """Writes one token store into a folder, document by document, in memory that grows only with D.
-
-    A context: left without `close`, by an error, it leaves a store that cannot be opened.
-    """
-
-    def __init__(
-        self, folder: Path, name: str, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], end_id: int
-    ) -> None:
-        self._folder, self._name, self._dtype = folder, name, dtype
-        self._end: NDArray[np.unsignedinteger] = np.array([end_id]).astype(dtype)
-        self._file = (folder / f"{name}.tokens").open("wb")
-        self._written = 0
-        self._index: dict[str, list[int]] = {key: [] for key in ("starts", *COUNTS)}
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def begin(self) -> None:
-        """Begin a document, ending the one before it."""
-        self._end_document()
-        self._index["starts"].append(self._written)
-        for key in COUNTS:
-            self._index[key].append(0)
-
-    def add(self, ids: NDArray[np.unsignedinteger], characters: int, size: int, words: int) -> None:
-        """Add tokens to the current document, with the counts of their text."""
-        self._write(ids)
-        for key, count in zip(COUNTS, (characters, size, words), strict=True):
-            self._index[key][-1] += count
-
-    def close(self, hashes: NDArray[np.uint64]) -> None:
-        """Finish the last document and write the index."""
-        self._end_document()
-        self._index["starts"].append(self._written)
-        self._file.close()
-        for key, values in self._index.items():
-            self._save(key, np.array(values, dtype=np.int64))
-        self._save("hashes", hashes)
-
-    def _end_document(self) -> None:
-        if self._index["starts"]:
-            self._write(self._end)
-
-    def _write(self, ids: NDArray[np.unsignedinteger]) -> None:
-        # Not `tofile`, nor `np.save` to a path: their error does not say that the disk is full.
-        self._file.write(ids.astype(self._dtype, copy=False).tobytes())
-        self._written += len(ids)
-
-    def _save(self, key: str, values: NDArray[Any]) -> None:
-        content = io.BytesIO()
-        np.save(content, values)
-        (self._folder / f"{self._name}.{key}.npy").write_bytes(content.getbuffer())
-
-
 def open_store(
-    folder: Path, name: str, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], start_id: int
+    folder: Path, name: str, facts: Mapping[str, Any], *, start_id: int, vocab_size: int
 ) -> TokenStore:
-    """A store that `StoreWriter` wrote, memory-mapped.
+    """A store that `merge` wrote, memory-mapped.
+
+    Every token is looked at, a block at a time: one beyond the vocabulary would end a training in a CUDA assert.
+
+    Args:
+        folder: Where it is.
+        name: Of the store.
+        facts: What the manifest of the folder says of it.
+        start_id: The context of each document's first token.
+        vocab_size: Above every id.
 
     Raises:
-        InputError: A file is damaged, or the index and the tokens disagree in length.
+        InputError: A file is missing or damaged, or it disagrees with `facts`; names it.
     """
+    path, documents = folder / f"{name}.tokens", facts["documents"]
+    try:
+        dtype = np.dtype(facts["dtype"])
+        if dtype.str not in ("<u2", "<u4"):
+            raise InputError(f"{path}: ids of type {facts['dtype']!r}, not little-endian <u2 or <u4")
+        _check_tokens(path, dtype, facts["targets"], vocab_size)
+        columns = {
+            key: _column(folder / f"{name}.{key}.npy", dtype_of_column, length)
+            for key, (dtype_of_column, length) in index_columns(documents, facts["hashes"]).items()
+        }
+        tokens = np.memmap(path, dtype=dtype, mode="r") if facts["targets"] else np.empty(0, dtype)
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}") from error
+    if columns["starts"][0] != 0 or columns["starts"][-1] != facts["targets"]:
+        raise InputError(f"{folder / name}.starts.npy: does not cover the {facts['targets']:,} tokens")
+    return TokenStore(tokens=tokens, **columns, start_id=start_id)
 
-    def column(key: str) -> Any:
-        index = folder / f"{name}.{key}.npy"
-        try:
-            return np.load(index, mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            raise InputError(f"{index}: damaged; remove {folder}") from error
 
-    path, starts = folder / f"{name}.tokens", column("starts")
-    found, expected = path.stat().st_size, int(starts[-1]) * dtype.itemsize
+def _check_tokens(path: Path, dtype: np.dtype[Any], targets: int, vocab_size: int) -> None:
+    found, expected = path.stat().st_size, targets * dtype.itemsize
     if found != expected:
-        raise InputError(f"{path}: {found:,} bytes, {expected:,} expected; remove {folder}")
-    return TokenStore(
-        tokens=np.memmap(path, dtype=dtype, mode="r") if expected else np.empty(0, dtype),
-        starts=starts,
-        characters=column("characters"),
-        bytes=column("bytes"),
-        words=column("words"),
-        hashes=column("hashes"),
-        start_id=start_id,
-    )
+        raise InputError(f"{path}: {found:,} bytes, {expected:,} expected")
+    with path.open(
+        "rb"
+    ) as file:  # not through the memory map, whose pages would count as memory of this process
+        while len(ids := np.frombuffer(file.read(_LOOKED_AT), dtype)):
+            if (largest := int(ids.max())) >= vocab_size:
+                raise InputError(f"{path}: token {largest:,} in a vocabulary of {vocab_size:,}")
+
+
+def _column(path: Path, dtype: str, length: int) -> Any:
+    # Not `numpy.load`, which takes a damaged header for a program and ends in whatever error it has for one.
+    header = npy_header(dtype, length)
+    with path.open("rb") as file:
+        found = file.read(len(header))
+        size = file.seek(0, io.SEEK_END)
+    if found != header or size != len(header) + length * np.dtype(dtype).itemsize:
+        raise InputError(f"{path}: damaged, or not of {length:,} entries")
+    return np.memmap(path, dtype, mode="r", offset=len(header), shape=(length,))
+
+
+def index_columns(documents: int, hashes: int) -> dict[str, tuple[str, int]]:
+    """Type and length of each array beside the tokens."""
+    counts = dict.fromkeys(COUNTS, ("<i8", documents))
+    return {"starts": ("<i8", documents + 1), **counts, "hashes": ("<u8", hashes)}
+
+
+def npy_header(dtype: str, length: int) -> bytes:
+    """What stands before the numbers of an array in a file of `numpy.save`."""
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": (length,)})
+    return header.getvalue()
 
 
 def store_from_ids(

@@ -10,7 +10,6 @@ spells a special token, "</s>" say, is text.
 import hashlib
 import json
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -24,6 +23,12 @@ from tokenizers import Tokenizer as TokenizerFile
 from tokenizers.decoders import DecodeStream
 
 from elman.config import suggestion
+from elman.data.tokenizer_file import (
+    first_line,
+    one_line_errors,
+    read_tokenizer_file,
+    require_harmless,
+)
 from elman.data.units import UnitEncoder, cuts_before_white_space, unit_rule
 from elman.errors import TokenizerError
 
@@ -39,6 +44,8 @@ PAD_NAMES = (PAD, "[PAD]", "<|pad|>", "<|padding|>", "<|endoftext|>")
 SPLITTERS = {"char": r"[\s\S]", "word": r"\n|\S+"}
 """What one entry of the vocabulary is. Words keep line ends and drop other white space."""
 
+_FAILED = "the tokenizer fails on this text; use another one"
+
 _WORDS = re.compile(r"\n|[\S\x1c-\x1f]+")
 """The same words in Python, to which the separators \\x1c-\\x1f are white space, and to the splitter they are not."""
 
@@ -47,6 +54,15 @@ class Tokenizer:
     """A vocabulary with its rules, and the three framing tokens."""
 
     def __init__(self, file: TokenizerFile) -> None:
+        """Take `file` over, with the framing tokens that it lacks.
+
+        Raises:
+            TokenizerError: It refuses a framing token, or has an id beyond its size.
+        """
+        with one_line_errors("the tokenizer cannot be used"):
+            self._take(file)
+
+    def _take(self, file: TokenizerFile) -> None:
         file.no_truncation()
         file.no_padding()
         self._file = file
@@ -60,6 +76,12 @@ class Tokenizer:
         self.start_id, self.end_id, self.pad_id = (self._id(name) for name in taken)
         self.unknown_id: int | None = file.token_to_id(UNKNOWN)
         self.vocab_size: int = file.get_vocab_size(with_added_tokens=True)
+        largest = max(file.get_vocab(with_added_tokens=True).values())
+        if largest >= self.vocab_size:
+            raise TokenizerError(
+                f"the tokenizer has {self.vocab_size:,} entries, and one of them the id {largest:,}; number them"
+                " from 0 without gaps"
+            )
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[TokenizerFile]]:
         """The file alone: what it forgets of itself is set again, and what is remembered stays behind."""
@@ -85,7 +107,8 @@ class Tokenizer:
     @cached_property
     def cuts_safely(self) -> bool:
         """Whether cutting a text before white space that follows a character leaves its tokens the same."""
-        return cuts_before_white_space(self._file)
+        with one_line_errors(_FAILED):
+            return cuts_before_white_space(self._file)
 
     @property
     def dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
@@ -102,10 +125,11 @@ class Tokenizer:
         Each distinct unit, a word with the white space before it, is encoded once where the vocabulary has such
         units (see `units`): natural text repeats itself, so that this is several times as fast.
         """
-        if self._units is not None:
-            return self._units.encode(texts)
-        encodings = self._file.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+        with one_line_errors(_FAILED):
+            if self._units is not None:
+                return self._units.encode(texts)
+            encodings = self._file.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 
     @cached_property
     def _units(self) -> UnitEncoder | None:
@@ -124,7 +148,8 @@ class Tokenizer:
             raise TokenizerError(
                 f"prompt: {text[error.start]!a} at character {error.start} is no character; give it in UTF-8"
             ) from None
-        encoding = self._file.encode(text, add_special_tokens=False)
+        with one_line_errors(_FAILED):
+            encoding = self._file.encode(text, add_special_tokens=False)
         for index, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
             piece = text[begin:end]
             if index == self.unknown_id and piece != UNKNOWN:
@@ -137,8 +162,9 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens have none."""
-        text: str = self._file.decode([int(i) for i in ids], skip_special_tokens=True)
-        return text
+        with one_line_errors(_FAILED):
+            text: str = self._file.decode([int(i) for i in ids], skip_special_tokens=True)
+            return text
 
     def decoder(self) -> "TokenDecoder":
         """Text as ids arrive, each character as soon as its bytes are complete."""
@@ -163,7 +189,8 @@ class TokenDecoder:
 
     def step(self, index: int) -> str:
         """The text that `index` completes, often the token's own, sometimes none yet."""
-        return self._stream.step(self._file, index) or ""
+        with one_line_errors(_FAILED):
+            return self._stream.step(self._file, index) or ""
 
 
 def load_tokenizer(name: str, *, mask_digits: bool = False) -> Tokenizer:
@@ -179,18 +206,16 @@ def load_tokenizer(name: str, *, mask_digits: bool = False) -> Tokenizer:
         if not path.exists():
             raise TokenizerError(f"tokenizer {name!r}: this folder has no tokenizer.json")
     if path.exists():
-        try:
-            file = TokenizerFile.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise TokenizerError(f"{path}: not a tokenizer.json: {_first_line(error)}") from error
+        file = read_tokenizer_file(path)
     elif "/" in name and not name.endswith(".json"):
         try:
             file = TokenizerFile.from_pretrained(name)
         except Exception as error:  # connection, absence and refusal come as a dozen unrelated types
             raise TokenizerError(
                 f"tokenizer {name!r}: no such file, and the Hugging Face hub did not give it"
-                f" ({_first_line(error)}); download its tokenizer.json and pass --tokenizer PATH"
+                f" ({first_line(error)}); download its tokenizer.json and pass --tokenizer PATH"
             ) from error
+        require_harmless(file, name)
     else:
         kinds = [*get_args(Kind), "auto"]
         raise TokenizerError(
@@ -301,8 +326,3 @@ def suit_vocabulary(characters: int) -> tuple[Kind, int | None]:
 
 def _digit_mask() -> normalizers.Normalizer:
     return normalizers.Replace(Regex("[0-9]"), "#")
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return textwrap.shorten(line, 160, placeholder=" ...")

@@ -14,8 +14,8 @@ window changes a result. Sums are float64.
 
 import heapq
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -25,9 +25,13 @@ from numpy.typing import NDArray
 from elman.data.batches import window
 from elman.data.store import TokenStore
 from elman.models.base import LanguageModel, select_rows
+from elman.ranks import ALONE, Ranks
 
 WINDOW = 256
 """Targets scored in one call; bounds memory, changes no result."""
+
+PACK_WINDOWS = 16
+"""Calls of full height and width that a pack is worth, at least: few enough for many ranks to share a short text."""
 
 StateRule = Literal["reset", "carry"]
 
@@ -80,6 +84,11 @@ class Score:
         ratios = ("perplexity", "word_perplexity", "bits_per_character", "bits_per_byte")
         return asdict(self) | {name: getattr(self, name) for name in ratios}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Score":
+        """What `as_dict` gave. TypeError or KeyError: it is something else."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
 
 def score_columns(score: Score) -> dict[str, str]:
     """A score as the cells of a table."""
@@ -106,6 +115,7 @@ def score_store(
     unknown_id: int | None = None,
     batch_size: int = 32,
     state: StateRule = "reset",
+    ranks: Ranks = ALONE,
 ) -> Score:
     """The score of every document of `store`.
 
@@ -117,8 +127,9 @@ def score_store(
         batch_size: Streams scored side by side.
         state: "reset" gives each document a fresh state; "carry" hands the state on from document to
             document in their order, as one stream.
+        ranks: Those that share the work, all of which call this and get the same.
     """
-    nats = document_nats(model, store, pad_id=pad_id, batch_size=batch_size, state=state)
+    nats = document_nats(model, store, pad_id=pad_id, batch_size=batch_size, state=state, ranks=ranks)
     return summed(nats, store, unknown_id=unknown_id, state=state)
 
 
@@ -149,11 +160,16 @@ def document_nats(
     pad_id: int,
     batch_size: int = 32,
     state: StateRule = "reset",
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
     """Nats of each document, [D]. Arguments as for `score_store`."""
     nats = np.zeros(store.documents)
-    for documents, _, scored in _windows(model, store, pad_id, batch_size, state):
-        np.add.at(nats, documents, scored)
+
+    def score(pack: NDArray[np.int64]) -> None:
+        for documents, _, scored in _windows(model, store, pack, pad_id, batch_size, state):
+            np.add.at(nats, documents, scored)
+
+    _share_out(_packs(store, batch_size, state), score, nats, lambda pack: pack, ranks)
     return nats
 
 
@@ -164,21 +180,76 @@ def token_nats(
     pad_id: int,
     batch_size: int = 32,
     state: StateRule = "reset",
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
     """Nats of each target in the order of the store, [N]. Arguments as for `score_store`."""
     nats = np.full(len(store), np.nan)
-    for _, places, scored in _windows(model, store, pad_id, batch_size, state):
-        nats[places] = scored
+
+    def score(pack: NDArray[np.int64]) -> None:
+        for _, places, scored in _windows(model, store, pack, pad_id, batch_size, state):
+            nats[places] = scored
+
+    def places_of(pack: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.concatenate([np.arange(store.starts[one], store.starts[one + 1]) for one in pack])
+
+    _share_out(_packs(store, batch_size, state), score, nats, places_of, ranks)
     return nats
+
+
+def _packs(store: TokenStore, batch_size: int, state: StateRule) -> list[NDArray[np.int64]]:
+    """The documents divided, the longest first, so that those of a pack fill its streams alike.
+
+    A pack has a multiple of `batch_size` documents, as few as make PACK_WINDOWS full calls; one carried state is one
+    pack.
+    """
+    if state == "carry" or not store.documents:
+        return [np.arange(store.documents)]
+    lengths = np.diff(store.starts)
+    order = np.argsort(-lengths, kind="stable")
+    through = lengths[order].cumsum()  # tokens of the documents so far
+    packs, begin, before = [], 0, 0
+    while begin < len(order):
+        enough = int(np.searchsorted(through, before + PACK_WINDOWS * WINDOW * batch_size)) + 1 - begin
+        end = min(begin + -(-enough // batch_size) * batch_size, len(order))
+        packs.append(order[begin:end])
+        begin, before = end, int(through[end - 1])
+    return packs
+
+
+def _share_out(
+    packs: list[NDArray[np.int64]],
+    score: Callable[[NDArray[np.int64]], None],
+    nats: NDArray[np.float64],
+    places_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    ranks: Ranks,
+) -> None:
+    """Have every pack scored by one rank, which fills its places in `nats`, and fill in what the others found."""
+    dealt = []
+    for number in ranks.deal(len(packs)):
+        score(packs[number])
+        dealt.append(number)
+
+    def places(numbers: list[int]) -> NDArray[np.int64]:
+        return np.concatenate([np.empty(0, np.int64), *(places_of(packs[number]) for number in numbers)])
+
+    found = ranks.gather(nats[places(dealt)])
+    for numbers, theirs in zip(ranks.gather(dealt), found, strict=True):
+        nats[places(numbers)] = theirs
 
 
 @torch.no_grad()
 def _windows(
-    model: LanguageModel, store: TokenStore, pad_id: int, batch_size: int, state: StateRule
+    model: LanguageModel,
+    store: TokenStore,
+    pack: NDArray[np.int64],
+    pad_id: int,
+    batch_size: int,
+    state: StateRule,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Every target once, a window of all streams at a time: its document, its place in the store, its nats."""
-    lanes = _balance(np.diff(store.starts), batch_size if state == "reset" else 1, in_order=state == "carry")
-    order = np.concatenate(lanes)
+    """Every target of a pack once, a window of all streams at a time: its document, place in the store, and nats."""
+    lengths = np.diff(store.starts)[pack]
+    lanes = _balance(lengths, batch_size if state == "reset" else 1, in_order=state == "carry")
+    order = pack[np.concatenate(lanes)]
     offsets = np.concatenate([[0], np.diff(store.starts)[order].cumsum()])
     bounds = offsets[np.concatenate([[0], np.cumsum([len(lane) for lane in lanes])])]
     begin, end = bounds[:-1], bounds[1:]

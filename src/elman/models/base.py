@@ -73,6 +73,13 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
 
 
+def tensors_in(state: State) -> list[Tensor]:
+    """The tensors of a state, in an order that depends on its structure only."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state for tensor in tensors_in(part)]
+
+
 def detach(state: State) -> State:
     """The same values without their history: where a window of back-propagation through time ends."""
     return map_state(Tensor.detach, state)

@@ -49,6 +49,9 @@ XLSTM_BLOCKS: dict[CellName, Callable[..., Cell]] = {"slstm": SLSTMBlock, "mlstm
 TRAINING_BYTES = 16
 """Bytes a float32 parameter takes in training: itself, its gradient, and two moments of AdamW."""
 
+TOKEN_BYTES = 17
+"""Bytes a token of a batch takes at least: itself, its target, and whether a document begins there."""
+
 
 def build(config: ModelConfig, vocab_size: int, pad_index: int) -> NeuralLanguageModel:
     """A freshly initialised model, to be trained.
@@ -228,13 +231,27 @@ def count_parameters(model: LanguageModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def require_memory(config: ModelConfig, vocab_size: int, available_bytes: int) -> int:
+def require_memory(
+    config: ModelConfig, vocab_size: int, available_bytes: int, *, batch_tokens: int = 0
+) -> int:
     """Refuse a network whose training cannot fit; the number of its parameters.
+
+    Args:
+        config: Its shape.
+        vocab_size: V.
+        available_bytes: Of this machine.
+        batch_tokens: In a batch, padding included; what the network makes of them can be learnt from in parts and
+            does not count.
 
     Raises:
         ResourceError: With the estimate, what there is, and the settings that decide.
         ConfigError: As for `build_empty`.
     """
+    if TOKEN_BYTES * batch_tokens > available_bytes:
+        raise ResourceError(
+            f"a batch of {batch_tokens:,} tokens takes about {TOKEN_BYTES * batch_tokens / 2**30:,.1f} GiB, and this"
+            f" machine has {available_bytes / 2**30:,.1f}: reduce batch_size, or bptt (max_length for documents)"
+        )
     parameters = count_parameters(build_empty(config, vocab_size, pad_index=0))
     needed = TRAINING_BYTES * parameters
     if needed > available_bytes:

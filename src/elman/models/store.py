@@ -1,10 +1,20 @@
 """A model on disk: `config.json` says what it is, `model.safetensors` holds its numbers. No pickle.
 
-Nothing in the folder is trusted: sizes are compared with the settings before memory is taken, and a missing,
-truncated or foreign file is one clear error.
+Nothing in the folder is trusted: sizes are compared with the settings before memory is taken, no file leads out of the
+folder, and a missing, truncated or foreign file is one clear error. Each file is read once, and what is checked is what
+was read, so that one that is swapped meanwhile changes nothing.
+
+    sha256             of all other settings; among them are
+    weights_sha256     of model.safetensors, and
+    tokenizer_sha256   of the tokenizer, so that one number stands for the whole model
+
+A folder without sums, from an earlier version or another tool, is read as well.
 """
 
+import hashlib
 import json
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +23,21 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from elman.errors import ModelError
-from elman.files import write_atomically
+from elman.errors import InputError, ModelError
+from elman.files import read_at_most, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 SCHEMA = "elman.model/1"
+
+LARGEST_CONFIG = 1 << 20
+"""Bytes; a thousandth of it is usual."""
+
+LARGEST_HEADER = 1 << 23
+"""Bytes of the header of a safetensors file; that of 10,000 tensors has an eighth of it."""
+
+PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+"""How files are called that Python's pickle wrote, alone or in a zip archive."""
 
 
 def write_model(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -26,84 +45,165 @@ def write_model(folder: Path, settings: dict[str, Any], tensors: dict[str, Tenso
 
     Args:
         folder: Exists already.
-        settings: What `read_settings` is to return.
+        settings: What `read_settings` is to return, beside the sums.
         tensors: Name to tensor; tied tensors appear once.
     """
     payload = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(folder / WEIGHTS, safetensors.torch.save(payload, metadata={"schema": SCHEMA}))
-    write_atomically(folder / CONFIG, json.dumps({"schema": SCHEMA, **settings}, indent=2) + "\n")
+    weights = safetensors.torch.save(payload, metadata={"schema": SCHEMA})
+    described = {"schema": SCHEMA, **settings, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(
+        folder / CONFIG, json.dumps({**described, "sha256": _sum_of(described)}, indent=2) + "\n"
+    )
+
+
+def _sum_of(settings: dict[str, Any]) -> str:
+    """SHA-256 of what they say, however it is laid out."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def find_model(path: Path) -> Path:
     """The model folder at `path`, which may also be a run folder.
 
     Raises:
-        ModelError: Neither is there.
+        ModelError: Neither is there; or there is a pickle.
     """
-    for folder in (path, path / "model"):
+    try:
+        for folder in (path, path / "model"):
+            if (folder / CONFIG).is_file():
+                refuse_escape(path, folder)
+                break
+        else:
+            folder = path
+        pickles = [path] if path.is_file() else sorted(folder.iterdir()) if folder.is_dir() else []
+        if not (folder / WEIGHTS).exists():
+            for file in pickles:
+                if file.suffix in PICKLES:
+                    raise ModelError(f"{file}: {_NO_PICKLE}")
         if (folder / CONFIG).is_file():
             return folder
-    if not path.exists():
-        raise ModelError(f"{path}: no such model or run folder")
-    raise ModelError(f"{path}: not a model folder: it has no {CONFIG}, nor has its folder model/")
+        if path.exists():
+            raise ModelError(f"{path}: not a model folder: it has no {CONFIG}, nor has its folder model/")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    raise ModelError(f"{path}: no such model or run folder")
+
+
+_NO_PICKLE = "a pickle can run code, so it is never opened; convert it to safetensors where you trust it, and load that"
+
+
+def refuse_escape(folder: Path, path: Path) -> Path:
+    """`path`, after making sure that no symbolic link or `..` in it leads out of `folder`, which may be a link itself.
+
+    Raises:
+        ModelError: One does, or goes in a circle.
+    """
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # the one or the other for a circle, as the version of Python has it
+        raise ModelError(f"{path}: cannot be followed: symbolic links in a circle; copy the files") from error
+    if not inside:
+        raise ModelError(f"{path}: leads out of {folder}, to {path.resolve()}; copy the file into the folder")
+    return path
+
+
+def read_part(folder: Path, name: str, at_most: int) -> bytes:
+    """A file of a model folder, at most so many bytes of it, read once.
+
+    Raises:
+        ModelError: It is missing, not a file, larger, or not in the folder.
+    """
+    path = refuse_escape(folder, folder / name)
+    if not path.is_file():
+        raise ModelError(f"{path}: missing; copy the whole model folder")
+    try:
+        return read_at_most(path, at_most)
+    except InputError as error:
+        raise ModelError(str(error)) from error
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings that `write_model` wrote.
+    """The settings that `write_model` wrote, the sum of the weights among them.
 
     Raises:
-        ModelError: The file is missing, damaged, or of a newer schema.
+        ModelError: The file is missing, damaged, changed, or of a newer schema.
     """
     path = folder / CONFIG
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+        settings = json.loads(read_part(folder, CONFIG, LARGEST_CONFIG))
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read: {error}") from error
     found = settings.get("schema") if isinstance(settings, dict) else None
     if found != SCHEMA:
-        raise ModelError(f"{path}: schema {found!r}, and this version reads {SCHEMA!r}")
+        raise ModelError(f"{path}: schema {reprlib.repr(found)}, and this version reads {SCHEMA!r}")
+    known = settings.pop("sha256", None)
+    if known is not None and known != _sum_of(settings):
+        raise ModelError(
+            f"{path}: damaged, or changed since it was written: its sha256 is another; restore the original file"
+        )
     return dict(settings)
 
 
-def read_tensors(folder: Path, expected: dict[str, Tensor] | None) -> dict[str, Tensor]:
+def read_tensors(
+    folder: Path, expected: dict[str, Tensor] | None, *, sha256: object = None
+) -> dict[str, Tensor]:
     """The tensors of a model.
 
     Args:
         folder: A model folder.
         expected: Names, shapes and types that they must have (it may be on "meta"); None takes what is there.
+        sha256: What the settings say that the file has, if anything.
 
     Raises:
-        ModelError: A file or a tensor is missing, truncated, of another shape, or not finite.
+        ModelError: A file or a tensor is missing, truncated, changed, of another shape, or not finite.
     """
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{path}: missing; copy the whole model folder")
+    wanted = sys.maxsize
+    if expected is not None:
+        wanted = sum(tensor.numel() * tensor.element_size() for tensor in expected.values()) + LARGEST_HEADER
+    content = read_part(folder, WEIGHTS, wanted)
+    if sha256 is not None and sha256 != hashlib.sha256(content).hexdigest():
+        raise ModelError(
+            f"{path}: damaged or truncated: it has another sha256 than {CONFIG} says; copy the whole model folder"
+        )
+    if int.from_bytes(content[:8], "little") > LARGEST_HEADER and not _is_pickle(content):
+        raise ModelError(f"{path}: damaged or truncated: a header of more than {LARGEST_HEADER:,} bytes")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if expected is not None:
-                _require_shapes(path, {name: file.get_slice(name).get_shape() for name in names}, expected)
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged or truncated: {error}") from error
-    for name, tensor in tensors.items():
-        if expected is not None and tensor.dtype != expected[name].dtype:
-            raise ModelError(f"{path}: {name} is {tensor.dtype}, expected {expected[name].dtype}")
-        if not torch.isfinite(tensor).all():
-            raise ModelError(
-                f"{path}: {name} holds numbers that are not finite; train again from a sound state"
-            )
+        tensors = dict(sorted(safetensors.torch.load(content).items()))  # it gives them in any order
+        spoilt = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    except (
+        Exception
+    ) as error:  # beside its own, whatever Python and torch say of sizes and types that cannot be
+        what = _NO_PICKLE if _is_pickle(content) else f"damaged or truncated: {error}"
+        raise ModelError(f"{path}: {what}") from error
+    del content
+    if expected is not None:
+        _require_shapes(path, tensors, expected)
+    if spoilt:
+        raise ModelError(
+            f"{path}: {spoilt[0]} holds numbers that are not finite; train again from a sound state"
+        )
     return tensors
 
 
-def _require_shapes(path: Path, found: dict[str, list[int]], expected: dict[str, Tensor]) -> None:
+def _is_pickle(content: bytes) -> bool:
+    """Whether something looks so that no safetensors library would read it."""
+    return content[:4] == b"PK\x03\x04" or (content[:1] == b"\x80" and content[8:9] != b"{")
+
+
+def _require_shapes(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     if set(found) != set(expected):
         missing, foreign = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-        raise ModelError(f"{path}: does not fit {CONFIG}: missing {missing}, not expected {foreign}")
+        raise ModelError(
+            f"{path}: does not fit {CONFIG}: missing {reprlib.repr(missing)}, not expected {reprlib.repr(foreign)}"
+        )
     for name, tensor in expected.items():
-        if tuple(found[name]) != tuple(tensor.shape):
+        if found[name].shape != tensor.shape:
             raise ModelError(
-                f"{path}: {name} is {tuple(found[name])}, and {CONFIG} makes it {tuple(tensor.shape)}"
+                f"{path}: {name} is {tuple(found[name].shape)}, and {CONFIG} makes it {tuple(tensor.shape)}"
             )
+        if found[name].dtype != tensor.dtype:
+            raise ModelError(f"{path}: {name} is {found[name].dtype}, expected {tensor.dtype}")

@@ -1,18 +1,49 @@
-"""How long a run goes on: by time, by steps or by passes over the text, whichever ends first."""
+"""How long a run goes on: by time, by steps or by passes over the text, whichever ends first.
+
+Schedules go by the share of the budget that is used. A clock is never the same twice, so of a run that is limited
+by time they see it at marked steps only, where the share is recorded: from the records, the run can be had again.
+"""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from elman.config import TrainingConfig
+from elman.ranks import ALONE, Ranks
+
+
+def is_marked(step: int) -> bool:
+    """Whether a step is recorded, and the clock read for the schedules: the first, and about a thousand a decade."""
+    every = 10 ** max(1, len(str(step)) - 3)
+    return step == 1 or step % every == 0
+
+
+class Schedule(Protocol):
+    """What the loop asks of a budget."""
+
+    def look(self, step: int) -> tuple[float, bool]:
+        """Of a training of `step` steps: the share of the budget that schedules go by, and whether it is over."""
+        ...
 
 
 class Budget:
-    """Knows the share of a run that is done. Time stands still while `paused`, for validation and the like."""
+    """Knows the share of a run that is done. Time stands still while `paused`, for validation and the like.
+
+    Args:
+        config: The limits.
+        steps_per_epoch: Batches in one pass over the text.
+        clock: Seconds, monotonic.
+        ranks: The processes of the job; the clock of the first counts.
+    """
 
     def __init__(
-        self, config: TrainingConfig, steps_per_epoch: int, clock: Callable[[], float] = time.monotonic
+        self,
+        config: TrainingConfig,
+        steps_per_epoch: int,
+        clock: Callable[[], float] = time.monotonic,
+        ranks: Ranks = ALONE,
     ) -> None:
         limits = [
             config.max_steps,
@@ -20,10 +51,11 @@ class Budget:
         ]
         self.max_steps = min((limit for limit in limits if limit is not None), default=None)
         self.max_time = config.max_time
-        self._clock = clock
+        self._clock, self._ranks = clock, ranks
         self._started = clock()
         self._paused = 0.0
         self._stopped: float | None = None
+        self._seen, self._seen_at = 0.0, 0  # seconds that the schedules know of, and since which step
 
     @property
     def seconds(self) -> float:
@@ -33,9 +65,21 @@ class Budget:
 
     def used(self, step: int) -> float:
         """The share of the budget gone when `step` steps are done; 1 or more ends the run."""
-        by_steps = step / self.max_steps if self.max_steps else 0.0
-        by_time = self.seconds / self.max_time if self.max_time else 0.0
-        return max(by_steps, by_time)
+        return max(self._by_steps(step), self._by_time(self.seconds))
+
+    def look(self, step: int) -> tuple[float, bool]:
+        """See `Schedule`; the same on all ranks."""
+        if is_marked(step) and step > self._seen_at:
+            self._seen, self._seen_at = self.seconds, step
+        share = max(self._by_steps(step), self._by_time(self._seen))
+        agreed, over = self._ranks.agree((share, self.used(step) >= 1))
+        return agreed, over
+
+    def _by_steps(self, step: int) -> float:
+        return step / self.max_steps if self.max_steps else 0.0
+
+    def _by_time(self, seconds: float) -> float:
+        return seconds / self.max_time if self.max_time else 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -46,3 +90,12 @@ class Budget:
         finally:
             self._paused += self._clock() - self._stopped
             self._stopped = None
+
+    def state_dict(self) -> dict[str, float]:
+        """The time that is used, and that which the schedules know of."""
+        return {"seconds": self.seconds, "seen": self._seen, "seen_at": self._seen_at}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from there; the budget may be another."""
+        self._started, self._paused, self._stopped = self._clock() - state["seconds"], 0.0, None
+        self._seen, self._seen_at = state["seen"], int(state["seen_at"])

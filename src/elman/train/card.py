@@ -42,12 +42,21 @@ Content of the corpus, SHA-256: `{content_sha256}`
 
 Tokenizer, SHA-256: `{tokenizer_sha256}`
 
+Made with elman {elman}, torch {torch} and Python {python}, on {device} with {threads} threads and {product_dtype}
+products, in {ranks} processes, with seed {seed}. `elman verify RUN` trains its first steps again and compares.
+
 ```toml
 {settings}```
 """
 
 
-def model_card(config: RunConfig, data: Mapping[str, Any], result: Mapping[str, Any], command: str) -> str:
+def model_card(
+    config: RunConfig,
+    data: Mapping[str, Any],
+    result: Mapping[str, Any],
+    command: str,
+    environment: Mapping[str, Any],
+) -> str:
     """Markdown.
 
     Args:
@@ -55,6 +64,7 @@ def model_card(config: RunConfig, data: Mapping[str, Any], result: Mapping[str, 
         data: The manifest of the prepared corpus.
         result: What `RunResult.as_dict` gives.
         command: What the user typed.
+        environment: What `machine.describe_environment` gives.
     """
     valid = result["valid"]
     return CARD.format(
@@ -75,6 +85,12 @@ def model_card(config: RunConfig, data: Mapping[str, Any], result: Mapping[str, 
         content_sha256=data["content_sha256"],
         tokenizer_sha256=data["tokenizer_sha256"],
         settings=to_toml(config),
+        seed=config.training.seed,
+        torch=environment["packages"]["torch"],
+        **{
+            name: environment[name]
+            for name in ("elman", "python", "device", "threads", "product_dtype", "ranks")
+        },
         **{
             name: valid[name]
             for name in ("targets", "bits_per_byte", "bits_per_character", "perplexity", "word_perplexity")

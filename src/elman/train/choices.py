@@ -22,6 +22,11 @@ def choices(config: RunConfig, vocab_size: int, machine: Machine) -> dict[str, s
     return chosen
 
 
+def batch_tokens(config: RunConfig) -> int:
+    """Tokens of a batch, padding included, at most."""
+    return config.training.batch_size * _length(config)
+
+
 def _length(config: RunConfig) -> int:
     """Tokens of a row of a batch, at most."""
     training = config.training
@@ -31,9 +36,7 @@ def _length(config: RunConfig) -> int:
 def _loss(config: RunConfig, vocab_size: int, machine: Machine) -> str:
     model, training = config.model, config.training
     width = model.embedding_dim if model.tie_embeddings else model.hidden_size
-    cut = choose_chunks(
-        training.batch_size * _length(config), vocab_size, width, machine.product_dtype, machine.device
-    )
+    cut = choose_chunks(batch_tokens(config), vocab_size, width, machine.product_dtype, machine.device)
     exact = f"exact, {cut.rows:,} rows by {cut.words:,} words at a time"
     if training.loss == "exact" or training.exact_share == 1:
         return exact

@@ -9,22 +9,26 @@ from pathlib import Path
 from elman.config import RunConfig
 from elman.data.batches import DocumentLoader, StreamLoader
 from elman.data.prepare import Prepared
-from elman.errors import InputError
+from elman.errors import ConfigError, InputError
 from elman.models.base import LanguageModel
 from elman.models.build import build, count
+from elman.ranks import ALONE, Ranks
 from elman.text_model import TextModel
 from elman.train.budget import Budget
-from elman.train.interrupt import Interrupt
-from elman.train.loop import train
-from elman.train.machine import Machine
-from elman.train.metrics import MetricsLog, Progress, TensorBoardLog
+from elman.train.course import Course, Keeping
+from elman.train.guard import Guard
+from elman.train.loop import Training
+from elman.train.machine import Machine, seed_rank
+from elman.train.metrics import NOWHERE, MetricsLog, Progress, TensorBoardLog
 from elman.train.objective import Objective
 from elman.train.optimizer import make_optimizer
 from elman.train.row_adamw import RowAdamW
+from elman.train.signals import Signals
+from elman.train.step import Step, make_step
 from elman.train.watcher import Watcher
 
-METRICS = "metrics.jsonl"
-"""The file of a run folder with a record every few steps and every validation."""
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+"""Files of a run folder: the records of training and validation, and what happened beside, a line each."""
 
 Say = Callable[[str], None]
 
@@ -38,8 +42,7 @@ class Fit:
     tokens: int
     """Targets seen, padding not counted."""
     seconds: float
-    """Validation not counted."""
-    interrupted: bool = False
+    """Validation and checkpoints not counted."""
 
 
 def fit_network(
@@ -51,47 +54,86 @@ def fit_network(
     *,
     say: Say,
     quiet: bool,
+    keeping: Keeping | None = None,
+    ranks: Ranks = ALONE,
 ) -> Fit:
     """Train a network until its budget is used; the best weights by validation are kept, here and in `folder`.
 
     Raises:
-        DivergedError: As for `train.loop.train`.
+        ElmanError: As for `train.course.Course.run`.
     """
+    training, take_step = make_training(config, data, loader, machine, ranks=ranks, say=say)
+    model, tokenizer, first = training.model, data.tokenizer, ranks.is_first
+    with (
+        Signals(say) as signals,
+        Progress(quiet=quiet or not first) as progress,
+        MetricsLog(folder / METRICS if first else NOWHERE, warn=say) as log,
+        MetricsLog(folder / EVENTS if first else NOWHERE, warn=say) as events,
+        contextlib.ExitStack() as stack,
+    ):
+        board = None
+        if config.training.tensorboard and first:
+            board = stack.enter_context(TensorBoardLog(folder / "tensorboard", warn=say))
+        budget = Budget(config.training, loader.steps_per_epoch, ranks=ranks)
+        watcher = Watcher(
+            config,
+            model,
+            TextModel(model, tokenizer, config.model),
+            data.valid,
+            budget,
+            progress,
+            folder if first else None,
+            log,
+            board,
+            ranks,
+            settle=lambda: settle(training),
+            warn=say,
+        )
+        Course(
+            training,
+            config.optimizer,
+            take_step,
+            budget,
+            Guard(model, events.write),
+            watcher,
+            events,
+            signals,
+            folder,
+            keeping=keeping,
+            checkpoint_seconds=config.training.checkpoint_seconds,
+            ranks=ranks,
+            say=say,
+        ).run()
+    return Fit(model=model.eval(), steps=training.step, tokens=watcher.tokens, seconds=budget.seconds)
+
+
+def make_training(
+    config: RunConfig,
+    data: Prepared,
+    loader: StreamLoader | DocumentLoader,
+    machine: Machine,
+    *,
+    ranks: Ranks = ALONE,
+    say: Say = lambda line: None,
+) -> tuple[Training, Step]:
+    """A training before its first step, and how it takes one; draws the weights from torch's generator."""
     tokenizer = data.tokenizer
-    model = build(config.model, tokenizer.vocab_size, tokenizer.pad_id).to(machine.device)
+    model = build(config.model, tokenizer.vocab_size, tokenizer.pad_id).to(machine.device).train()
     model.embedding.sparse = config.optimizer.row_sparse
     optimizer = make_optimizer(model, config.optimizer)
     objective = Objective(config.training, data.train, tokenizer.vocab_size)
-    with (
-        Interrupt(say) as interrupt,
-        Progress(quiet=quiet) as progress,
-        contextlib.ExitStack() as stack,
-    ):
-        sinks: list[MetricsLog | TensorBoardLog] = [stack.enter_context(MetricsLog(folder / METRICS))]
-        if config.training.tensorboard:
-            sinks.append(stack.enter_context(TensorBoardLog(folder / "tensorboard")))
-        budget = Budget(config.training, loader.steps_per_epoch)
-        text_model = TextModel(model, tokenizer, config.model)
-        settle = optimizer.catch_up if isinstance(optimizer, RowAdamW) else lambda: None
-        watcher = Watcher(
-            config, model, text_model, data.valid, budget, sinks, progress, folder, interrupt, settle
-        )
-        steps = train(
-            model.train(),
-            loader,
-            optimizer,
-            config.optimizer,
-            budget,
-            watcher,
-            machine.product_dtype,
-            objective.negatives,
-        )
-        seconds = budget.seconds
-        watcher.validate(steps)
-    model.load_state_dict(watcher.best_weights)
-    return Fit(
-        model=model.eval(), steps=steps, tokens=watcher.tokens, seconds=seconds, interrupted=interrupt.asked
+    seed_rank(config.training.seed, ranks)
+    clip_norm, parts = config.optimizer.clip_norm, config.training.accumulate
+    take_step = make_step(
+        model, optimizer, clip_norm, machine.product_dtype, parts=parts, ranks=ranks, say=say
     )
+    return Training(model, loader, optimizer, objective), take_step
+
+
+def settle(training: Training) -> None:
+    """Bring all weights up to date: an optimizer that updates rows leaves those behind that no batch has used."""
+    if isinstance(training.optimizer, RowAdamW):
+        training.optimizer.catch_up()
 
 
 def fit_counts(config: RunConfig, data: Prepared) -> Fit:
@@ -111,11 +153,12 @@ def fit_counts(config: RunConfig, data: Prepared) -> Fit:
     return Fit(model=model, tokens=len(data.train), seconds=time.monotonic() - started)
 
 
-def make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLoader:
+def make_loader(config: RunConfig, data: Prepared, ranks: Ranks = ALONE) -> StreamLoader | DocumentLoader:
     """The training text as batches.
 
     Raises:
         InputError: It is too short for the streams asked for.
+        ConfigError: The streams cannot be dealt to the ranks evenly.
     """
     training, pad_id = config.training, data.tokenizer.pad_id
     if training.batches == "documents":
@@ -127,6 +170,10 @@ def make_loader(config: RunConfig, data: Prepared) -> StreamLoader | DocumentLoa
             seed=training.seed,
             shuffle=training.shuffle,
             bucket=training.bucket,
+        )
+    if training.batch_size % ranks.size:
+        raise ConfigError(
+            f"batch_size ({training.batch_size}) streams cannot be dealt to {ranks.size} ranks evenly; give a multiple"
         )
     if len(data.train) < 2 * training.batch_size:
         raise InputError(

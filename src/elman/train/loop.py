@@ -1,29 +1,55 @@
 """The training loop: take a batch, predict, learn, look up now and then."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from elman.config import OptimizerConfig
-from elman.data.batches import Batch
-from elman.errors import DivergedError
+from elman.data.batches import Batch, deal
+from elman.models.base import State
 from elman.models.neural import NeuralLanguageModel
-from elman.ops.sampled_softmax import Negatives
-from elman.train.budget import Budget
+from elman.ranks import ALONE, Ranks
+from elman.train.budget import Schedule
+from elman.train.guard import Guard
+from elman.train.objective import Objective
 from elman.train.optimizer import learning_rate, set_learning_rate
-from elman.train.step import make_step, to_inputs
+from elman.train.step import Outcome, Step, to_inputs
 
 
 class Loader(Protocol):
-    """Batches without end, and whether the state after one is the state before the next."""
+    """Batches without end, whether the state after one is the state before the next, and where it is."""
 
     carries_state: bool
 
     def __iter__(self) -> Iterator[Batch]:
         """The next batches."""
         ...
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch begins."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go there."""
+        ...
+
+
+@dataclass
+class Training:
+    """What a training changes as it goes on; `snapshot` keeps it."""
+
+    model: NeuralLanguageModel
+    loader: Loader
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    step: int = 0
+    """Steps done."""
+    state: State | None = None
+    """Of the streams, after the last batch; None before the first."""
+    ease: float = 1.0
+    """Factor of the learning rate, for a training that has diverged once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +58,13 @@ class StepResult:
 
     step: int
     used: float
-    """Share of the budget gone after the step."""
+    """Share of the budget gone after the step, as the schedules see it."""
+    over: bool
+    """Whether it was the last."""
     loss: torch.Tensor
     """Mean nats a target, before the update; a scalar on the model's device."""
     targets: int
-    """Targets counted."""
+    """Targets counted, of all ranks."""
     gradient_norm: torch.Tensor
     """Global L2 norm before clipping; a scalar on the model's device."""
     learning_rate: float
@@ -50,50 +78,36 @@ class Observer(Protocol):
         ...
 
 
-LOOK_EVERY = 64
-"""Steps after which an accelerator is asked whether all gradients were finite; a processor is asked at each."""
-
-
 def train(
-    model: NeuralLanguageModel,
-    loader: Loader,
-    optimizer: torch.optim.Optimizer,
+    training: Training,
     config: OptimizerConfig,
-    budget: Budget,
+    take_step: Step,
+    budget: Schedule,
+    guard: Guard,
     observe: Observer,
-    product_dtype: torch.dtype = torch.float32,
-    negatives: Callable[[float], Negatives | None] = lambda used: None,
-) -> int:
-    """Train `model` in place until the budget is used or `observe` says stop; returns the steps done.
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train from where `training` is until the budget is used or `observe` says stop.
 
-    Large products are computed in `product_dtype`; see `ops.precision`. `negatives` are those of the next step,
-    from the share of the budget that is used; None trains with the exact loss.
+    The loader gives all ranks the same batches, and each learns from its rows.
 
     Raises:
-        DivergedError: The loss or the gradient is not finite; the update that would follow is not made. An
-            accelerator is asked now and then, so that the step that is named may be a later one.
+        DivergedError: As `Guard` says; updates that are not finite were never made.
     """
-    take_step = make_step(model, optimizer, config.clip_norm, product_dtype)
-    look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
-    finite = torch.ones((), dtype=torch.bool, device=model.device)
-    state = None
-    batches = iter(loader)
-    step, used = 0, budget.used(0)
-    while used < 1:
-        batch = next(batches)
-        fresh = state is None or not loader.carries_state
-        if fresh:
-            state = model.initial_state(len(batch.inputs))
-        set_learning_rate(optimizer, rate := learning_rate(config, used))
-        inputs = to_inputs(batch, negatives(used), model.device, fresh=fresh)
+    t, model = training, training.model
+    batches = iter(t.loader)
+    used, over = budget.look(t.step)
+    while not over:
+        cursor, batch = t.loader.state_dict(), next(batches)
+        targets, batch = int(batch.counted.sum()), deal(batch, ranks)
+        fresh = t.state is None or not t.loader.carries_state
+        state = model.initial_state(len(batch.inputs)) if fresh else t.state
+        set_learning_rate(t.optimizer, rate := t.ease * learning_rate(config, used))
+        inputs = to_inputs(batch, targets, t.objective.negatives(used), model.device, fresh=fresh)
         loss, norm, state = take_step(inputs, state)
-        finite &= torch.isfinite(norm) & torch.isfinite(loss)
-        step, used = step + 1, budget.used(step + 1)
-        if (step % look_every == 0 or used >= 1) and not finite:
-            raise DivergedError(
-                f"step {step}: the gradient is not finite (loss {loss.item():g} nats);"
-                f" lower learning_rate ({config.learning_rate:g}) or set clip_norm"
-            )
-        if observe(StepResult(step, used, loss, int(batch.counted.sum()), norm, rate)):
+        t.step += 1
+        used, over = budget.look(t.step)
+        t.state = guard(t.step, Outcome(loss, norm, state), cursor)
+        if observe(StepResult(t.step, used, over, loss, targets, norm, rate)):
             break
-    return step
+    guard.look()

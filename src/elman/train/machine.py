@@ -7,11 +7,14 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from elman import chapter
 from elman.config import TrainingConfig
 from elman.errors import ConfigError
+from elman.ranks import ALONE, Ranks
+from elman.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,13 @@ def set_up(config: TrainingConfig) -> None:
     torch.set_flush_denormal(True)  # denormals slow tanh networks many times over
 
 
-def describe_environment(machine: Machine) -> dict[str, Any]:
+def seed_rank(seed: int, ranks: Ranks) -> None:
+    """Give every rank but the first random numbers of its own; the weights are drawn before, alike on all."""
+    if not ranks.is_first:
+        torch.manual_seed(int(np.random.SeedSequence([seed, ranks.rank]).generate_state(1, np.uint64)[0]))
+
+
+def describe_environment(machine: Machine, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What `environment.json` records: versions, machine and choices, no names of people or hosts."""
     import numpy
     import safetensors
@@ -93,8 +102,11 @@ def describe_environment(machine: Machine) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
+        "elman": __version__,
         "packages": packages,
+        "ranks": ranks.size,
         **chosen,
     }
 

@@ -7,6 +7,7 @@
 None of them may end a training: a full disk is reported once, a closed terminal not at all.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -28,6 +29,10 @@ from rich.text import Text
 from elman.errors import InputError, MissingExtraError
 
 Warn = Callable[[str], object]
+
+NOWHERE = Path(os.devnull)
+"""The file of those who have nothing to record."""
+
 REDRAW_SECONDS = 0.2
 """At most five redraws a second: enough to look alive, too few to cost training time."""
 
@@ -67,6 +72,17 @@ class MetricsLog:
         except OSError as error:
             self._warn(f"{self._path}: metrics are being lost, training goes on: {error.strerror}")
 
+    def state_dict(self) -> dict[str, int]:
+        """How far the records go; all of them are on the medium."""
+        with contextlib.suppress(OSError):  # what is lost was told when it was written
+            os.fsync(self._file.fileno())
+        return {"bytes": self._file.seek(0, os.SEEK_END)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Forget the records after that; a training that goes on from there writes them again."""
+        if state["bytes"] < self._file.seek(0, os.SEEK_END):
+            self._file.truncate(state["bytes"])
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -96,7 +112,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}, line {number}: not JSON ({error}); remove the line to go on"
             ) from error
@@ -150,10 +166,9 @@ class TensorBoardLog:
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except OSError as error:
-            self._warn(
-                f"{self._folder}: TensorBoard events are being lost, training goes on: {error.strerror}"
-            )
+        except Exception as error:  # whatever another's package raises, it ends no training
+            why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self._warn(f"{self._folder}: TensorBoard events are being lost, training goes on: {why}")
 
     def __enter__(self) -> Self:
         """Itself; leaving closes the event file."""

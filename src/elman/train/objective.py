@@ -26,6 +26,7 @@ class Objective:
     """
 
     def __init__(self, config: TrainingConfig, store: TokenStore, vocab_size: int) -> None:
+        self.generator = torch.Generator().manual_seed(config.seed)
         self._sampled_share = 1 - config.exact_share if config.loss == "sampled" else 0.0
         if not self._sampled_share:
             return
@@ -33,8 +34,7 @@ class Objective:
         for start in range(0, len(store), COUNTED_AT_ONCE):
             counts += np.bincount(store.tokens[start : start + COUNTED_AT_ONCE], minlength=vocab_size)
         self._proposal = Proposal(torch.from_numpy(counts), config.negatives)
-        self._generator = torch.Generator().manual_seed(config.seed)
 
     def negatives(self, used: float) -> Negatives | None:
         """Those of the next step, on the CPU, or None for the exact loss; `used` is the share of the budget gone."""
-        return self._proposal.draw(self._generator) if used < self._sampled_share else None
+        return self._proposal.draw(self.generator) if used < self._sampled_share else None

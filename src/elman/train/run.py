@@ -1,33 +1,65 @@
-"""One training with its folder, from settings to report.
+"""One training with its folder, from settings to report, begun or taken up again.
 
 runs/<name>/
     config.toml         every setting, resolved
-    environment.json    versions, machine, what was chosen
+    environment.json    versions, machine, what was chosen, checksums of the text
     metrics.jsonl       a record every few steps and every validation
-    report.html         curves, samples, table; self-contained
+    events.jsonl        what happened beside: numbers that were not finite, a spike, a run taken up again
+    checkpoints/        the last few, from which it can be taken up
     model/              the best model so far: all that `elman eval` and `elman generate` need
+    result.json         what it came to; a run with one is finished
+    report.html         curves, samples, table; self-contained
 """
 
+import contextlib
 import json
+import shlex
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from elman.config import DataConfig, ModelConfig, RunConfig
-from elman.data.prepare import Prepared, prepare
+import torch
+
+from elman.config import BUDGETS, DataConfig, ModelConfig, RunConfig
+from elman.data.batches import DocumentLoader, StreamLoader
+from elman.data.prepare import Prepared, open_prepared, prepare
+from elman.errors import InputError
 from elman.evaluate.score import Score, score_columns, score_store
-from elman.files import make_folder, write_atomically
+from elman.files import make_folder, remove_scratch, write_atomically
 from elman.models.build import count_parameters, require_memory
+from elman.ranks import ALONE, Ranks
 from elman.settings import to_toml
 from elman.text_model import Sample, TextModel
 from elman.train.card import model_card
-from elman.train.choices import choices
-from elman.train.fit import METRICS, Say, fit_counts, fit_network, make_loader
+from elman.train.checkpoint import Checkpoints
+from elman.train.choices import batch_tokens, choices
+from elman.train.course import Keeping, newest_files
+from elman.train.fit import METRICS, Fit, Say, fit_counts, fit_network, make_loader
+from elman.train.lock import run_lock
 from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes, set_up
 from elman.train.metrics import read_metrics, require_tensorboard
 from elman.train.report import Report, render_report
+from elman.train.resume import (
+    CONFIG,
+    ENVIRONMENT,
+    RESULT,
+    Earlier,
+    change,
+    differences,
+    find_unfinished,
+    open_run,
+    reads_standard_input,
+    recorded_dtype,
+    require_same_data,
+    require_same_machine,
+    with_precision,
+)
+from elman.version import __version__
+
+SCHEMA = "elman.train/1"
 
 SAMPLES = 3
 SAMPLE_TOKENS = 100
@@ -55,12 +87,11 @@ class RunResult:
     yardstick: Score | None
     """What an n-gram model of the same tokens scores on the same text; None if it was left out."""
     samples: list[Sample]
-    interrupted: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """As `elman train --json` prints it."""
+        """As `elman train --json` prints it, and `result.json` keeps it."""
         return {
-            "schema": "elman.train/1",
+            "schema": SCHEMA,
             "run": str(self.run),
             "model": str(self.model),
             "preset": self.preset,
@@ -71,7 +102,7 @@ class RunResult:
             "parameters": self.parameters,
             "valid": self.valid.as_dict(),
             "yardstick": None if self.yardstick is None else self.yardstick.as_dict(),
-            "interrupted": self.interrupted,
+            "samples": [asdict(sample) for sample in self.samples],
         }
 
 
@@ -82,6 +113,7 @@ def run_training(
     command: str = "",
     say: Say = lambda line: None,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train, validate, keep the best model, and write the run folder.
 
@@ -91,65 +123,281 @@ def run_training(
         command: What the user typed, for the report.
         say: Told, a line at a time, what was chosen and what happens.
         quiet: No progress line.
+        ranks: The processes of the job; the first one writes, and gives all the same result.
 
     Raises:
+        StoppedError: A signal ended it; it can be resumed.
         ElmanError: As the tree in `errors` says; a model that was kept before the error stays in the folder.
     """
-    machine = choose_machine(config.training)
-    set_up(config.training)
+    check(config)
+    folder = Path(ranks.first_does(lambda: str(_make_run_folder(out, config))))
+    with locked(folder, say, ranks):
+        if ranks.is_first:
+            write_atomically(folder / CONFIG, to_toml(config))
+        try:
+            material = _prepare(config, say, ranks)
+        except BaseException:
+            if ranks.is_first:
+                (folder / CONFIG).unlink(missing_ok=True)
+            raise
+        return _carry_out(folder, config, material, None, command, say, quiet, ranks)
+
+
+def resume_training(
+    run: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    strict: bool = False,
+    command: str = "",
+    say: Say = lambda line: None,
+    quiet: bool = False,
+    ranks: Ranks = ALONE,
+) -> RunResult:
+    """Go on with a run from its newest checkpoint, or extend a finished one.
+
+    Args:
+        run: Its folder; None takes the only unfinished one under `runs/`.
+        overrides: Settings to change, by name; see `resume.CHANGEABLE`. A budget replaces that of the run.
+        strict: Refuse a machine on which the last bits may differ.
+        command: As for `run_training`, like the others.
+
+    Raises:
+        InputError: There is no such run, another process trains it, or its text has changed.
+        ConfigError: A setting cannot be changed.
+        ElmanError: As for `run_training`.
+    """
+    earlier = open_run(find_unfinished() if run is None else run)
+    config, changes = change(earlier, overrides or {})
+    if earlier.finished and not any(name.partition(".")[2] in BUDGETS for name in changes):
+        result = read_result(earlier.folder)
+        say(
+            f"{earlier.folder} is finished, after {result.steps:,} steps: nothing to do; more of it:"
+            f" elman train --resume {shlex.quote(str(earlier.folder))} --max-steps {max(1, 2 * result.steps)}"
+        )
+        return result
+    check(config)
+    with locked(earlier.folder, say, ranks):
+        material = _prepare(config, say, ranks, earlier)
+        require_same_data(earlier, material.data.manifest)
+        if strict:
+            require_same_machine(earlier, material.environment)
+        elif differing := differences(earlier, material.environment):
+            say(f"warning: the run may not go on to the bit: {differing}")
+        for name, (old, new) in changes.items():
+            say(f"{name}: {new} (was {old})")
+        result = _carry_out(earlier.folder, config, material, changes, command, say, quiet, ranks)
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a training is made of, found before anything is trained."""
+
+    data: Prepared
+    machine: Machine
+    environment: dict[str, Any]
+    loader: StreamLoader | DocumentLoader | None
+    """None for a model that is counted."""
+
+
+def check(config: RunConfig) -> None:
+    """What can be known before any text is read.
+
+    Raises:
+        ConfigError: The device is missing.
+        MissingExtraError: TensorBoard is.
+    """
+    choose_machine(config.training)
     if config.training.tensorboard:
         require_tensorboard()
-    network = config.model.family != "ngram"
-    folder = _make_run_folder(out, config)
-    try:
-        data = prepare_aloud(config.data, say)
-        tokenizer = data.tokenizer
-        say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}")
-        if network:
-            parameters = require_memory(config.model, tokenizer.vocab_size, memory_bytes())
-            say(f"{parameters:,} parameters")
-            chosen = choices(config, tokenizer.vocab_size, machine)
-            for name, how in chosen.items():
-                say(f"{name}: {how}")
-            loader = make_loader(config, data)
-        else:
-            chosen = {}
-            counted = fit_counts(config, data)
-    except BaseException:
-        folder.rmdir()  # nothing was written; let the same command be given again
-        raise
-    write_atomically(folder / "config.toml", to_toml(config))
-    environment = describe_environment(machine) | {"choices": chosen, "data": data.manifest}
-    write_atomically(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-    if network:
-        fit = fit_network(config, data, loader, machine, folder, say=say, quiet=quiet)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, say: Say, ranks: Ranks) -> Iterator[None]:
+    """The run as ours alone; a folder in which nothing came to be is removed."""
+    with contextlib.ExitStack() as stack:
+        if ranks.is_first:
+            stack.callback(_remove_if_empty, folder)
+        ranks.first_does(lambda: stack.enter_context(run_lock(folder, warn=say)))
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it is not empty, or is gone
+        folder.rmdir()
+
+
+def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None = None) -> Material:
+    """Read the text and choose the machine; `earlier` decides what was chosen before."""
+    set_up(config.training)
+    kept = None if earlier is None else recorded_dtype(earlier, config)
+    machine = choose_machine(with_precision(config, kept).training)
+    if earlier is not None and earlier.environment is not None and reads_standard_input(config):
+        data = open_prepared(earlier.environment["data"])  # what was piped in then is not piped in again
     else:
-        fit = counted
-    text_model = TextModel(fit.model, tokenizer, config.model)
+        data = prepare_aloud(config.data, say, ranks)
+    vocab_size = data.tokenizer.vocab_size
+    say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}{_beside(ranks)}")
+    loader, chosen = None, {}
+    if config.model.family != "ngram":
+        parameters = require_memory(
+            config.model, vocab_size, memory_bytes(), batch_tokens=batch_tokens(config)
+        )
+        say(f"{parameters:,} parameters")
+        chosen = choices(config, vocab_size, machine)
+        for name, how in chosen.items():
+            say(f"{name}: {how}")
+        loader = make_loader(config, data, ranks)
+    environment = describe_environment(machine, ranks) | {"choices": chosen, "data": data.manifest}
+    return Material(data=data, machine=machine, environment=environment, loader=loader)
+
+
+def _beside(ranks: Ranks) -> str:
+    return f", {ranks.size} ranks" if ranks.size > 1 else ""
+
+
+def _carry_out(
+    folder: Path,
+    config: RunConfig,
+    material: Material,
+    changes: Mapping[str, Any] | None,
+    command: str,
+    say: Say,
+    quiet: bool,
+    ranks: Ranks,
+) -> RunResult:
+    """Train in `folder`, from its newest checkpoint if `changes` (which may be empty) says that it is resumed."""
+    settings = to_toml(config)
+    environment = json.dumps(material.environment | {"command": command}, indent=2) + "\n"
+    ranks.handshake(
+        {
+            "elman": __version__,
+            "torch": torch.__version__,
+            "settings": sha256(settings.encode()).hexdigest(),
+            "text": material.data.manifest["content_sha256"],
+        }
+    )
+
+    def describe(place: Path) -> None:
+        write_atomically(place / CONFIG, settings)
+        write_atomically(place / ENVIRONMENT, environment)
+
+    if ranks.is_first:
+        for place in (folder, folder / "model"):
+            remove_scratch(place)
+        (folder / RESULT).unlink(missing_ok=True)
+        describe(folder)
+    if material.loader is None:
+        fit = fit_counts(config, material.data)
+    else:
+        checkpoints = Checkpoints(folder / "checkpoints", keep=config.training.checkpoints_kept, warn=say)
+        start = None
+        if ranks.is_first:
+            checkpoints.clean()
+        if changes is not None:
+            start = newest_files(checkpoints, ranks)
+            say(_where_from(start))
+        keeping = Keeping(
+            checkpoints=checkpoints,
+            facts={"settings_sha256": sha256(settings.encode()).hexdigest(), **_facts(material)},
+            describe=describe,
+            start=start,
+            changes=None if changes is None else {name: list(pair) for name, pair in changes.items()},
+        )
+        fit = fit_network(
+            config,
+            material.data,
+            material.loader,
+            material.machine,
+            folder,
+            say=say,
+            quiet=quiet,
+            keeping=keeping,
+            ranks=ranks,
+        )
+    return _finish(folder, config, material, fit, command, say, ranks)
+
+
+def _facts(material: Material) -> dict[str, Any]:
+    """What a manifest says of where its checkpoint was written."""
+    facts = {name: material.environment[name] for name in ("threads", "device", "ranks", "instructions")}
+    return facts | {
+        "torch": torch.__version__,
+        "tokenizer_sha256": material.data.manifest["tokenizer_sha256"],
+    }
+
+
+def _where_from(files: Mapping[str, bytes] | None) -> str:
+    if files is None:
+        return "no checkpoint yet: starting from the beginning"
+    return f"going on from step {json.loads(files['trainer.json'])['step']:,}"
+
+
+def _finish(
+    folder: Path, config: RunConfig, material: Material, fit: Fit, command: str, say: Say, ranks: Ranks
+) -> RunResult:
+    """Score, sample, and write what a finished run has."""
+    data = material.data
+    text_model = TextModel(fit.model, data.tokenizer, config.model)
     say("scoring the held-out text")
-    valid = text_model.score_store(data.valid)
-    samples = text_model.generate(
-        samples=SAMPLES,
-        max_tokens=SAMPLE_TOKENS,
-        temperature=SAMPLE_TEMPERATURE,
-        seed=config.training.seed,
+    valid = text_model.score_store(data.valid, ranks=ranks)
+
+    def write() -> dict[str, Any]:
+        samples = text_model.generate(
+            samples=SAMPLES,
+            max_tokens=SAMPLE_TOKENS,
+            temperature=SAMPLE_TEMPERATURE,
+            seed=config.training.seed,
+        )
+        result = RunResult(
+            run=folder,
+            model=folder / "model",
+            preset=config.preset,
+            steps=fit.steps,
+            tokens=fit.tokens,
+            seconds=fit.seconds,
+            parameters=count_parameters(fit.model),
+            valid=valid,
+            yardstick=_score_yardstick(config, data, say) if material.loader is not None else None,
+            samples=samples,
+        )
+        card = model_card(config, data.manifest, result.as_dict(), command, material.environment)
+        text_model.save(result.model, card)
+        write_atomically(folder / "report.html", _report(config, result, data, material.machine, command))
+        write_atomically(
+            folder / RESULT, json.dumps(result.as_dict(), indent=2) + "\n"
+        )  # last: it is finished
+        return result.as_dict()
+
+    return _result_from(ranks.first_does(write))
+
+
+def read_result(folder: Path) -> RunResult:
+    """What a finished run came to.
+
+    Raises:
+        InputError: Its `result.json` is damaged.
+    """
+    path = folder / RESULT
+    try:
+        return replace(_result_from(json.loads(path.read_bytes())), run=folder, model=folder / "model")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged: {error}; remove it, and the run is finished again") from error
+
+
+def _result_from(values: Mapping[str, Any]) -> RunResult:
+    """What `as_dict` gave."""
+    if values["schema"] != SCHEMA:
+        raise ValueError(f"schema {values['schema']!r}, and this version reads {SCHEMA!r}")
+    names = ("preset", "steps", "tokens", "seconds", "parameters")
+    return RunResult(
+        run=Path(values["run"]),
+        model=Path(values["model"]),
+        valid=Score.from_dict(values["valid"]),
+        yardstick=None if values["yardstick"] is None else Score.from_dict(values["yardstick"]),
+        samples=[Sample(**sample) for sample in values["samples"]],
+        **{name: values[name] for name in names},
     )
-    result = RunResult(
-        run=folder,
-        model=folder / "model",
-        preset=config.preset,
-        steps=fit.steps,
-        tokens=fit.tokens,
-        seconds=fit.seconds,
-        parameters=count_parameters(fit.model),
-        valid=valid,
-        yardstick=_score_yardstick(config, data, say) if network and not fit.interrupted else None,
-        samples=samples,
-        interrupted=fit.interrupted,
-    )
-    text_model.save(result.model, model_card(config, data.manifest, result.as_dict(), command))
-    write_atomically(folder / "report.html", _report(config, result, data, machine, command))
-    return result
 
 
 def _score_yardstick(config: RunConfig, data: Prepared, say: Say) -> Score | None:
@@ -189,13 +437,13 @@ def short_name(corpus: str) -> str:
     return safe.strip("-") or "stdin"
 
 
-def prepare_aloud(config: DataConfig, say: Say) -> Prepared:
+def prepare_aloud(config: DataConfig, say: Say, ranks: Ranks = ALONE) -> Prepared:
     """The text as tokens; `say` is told what is done, and what there is to know of the text.
 
     Raises:
         ElmanError: As for `data.prepare.prepare`.
     """
-    data = prepare(config, report=_reporter(say))
+    data = prepare(config, report=_reporter(say), ranks=ranks)
     _say_what_was_prepared(say, data)
     return data
 

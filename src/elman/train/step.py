@@ -8,17 +8,21 @@ Where it is recorded nothing in it waits for the accelerator: how many targets t
 the gradient is finite is asked there (`found_inf`, as a gradient scaler has it).
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from elman.data.batches import Batch
-from elman.models.base import State, detach, map_state
+from elman.errors import ResourceError
+from elman.models.base import State, detach, map_state, select_rows
 from elman.models.neural import NeuralLanguageModel
 from elman.ops.sampled_softmax import Negatives
+from elman.ranks import ALONE, Ranks
 from elman.train.clip import clip_grad_norm
 
 # Axes: B batch, T time, S negatives.
@@ -36,9 +40,18 @@ class Inputs(NamedTuple):
     counted: Tensor | None
     """Bool [B, T], or None where every target counts."""
     targets_counted: Tensor
-    """How many count; a float32 scalar."""
+    """How many count, of all ranks; a float32 scalar."""
     negatives: Negatives | None
     """For a sampled loss; None for the exact one."""
+
+    def select(self, rows: slice) -> "Inputs":
+        """Some rows of the batch; how many targets count, and the negatives, are those of all of it."""
+        return self._replace(
+            tokens=self.tokens[rows],
+            targets=self.targets[rows],
+            reset=None if self.reset is None else self.reset[rows],
+            counted=None if self.counted is None else self.counted[rows],
+        )
 
 
 class Outcome(NamedTuple):
@@ -61,17 +74,18 @@ class Step(Protocol):
 
 
 def to_inputs(
-    batch: Batch, negatives: Negatives | None, device: torch.device, *, fresh: bool = False
+    batch: Batch, targets: int, negatives: Negatives | None, device: torch.device, *, fresh: bool = False
 ) -> Inputs:
     """A batch from the loader as a step wants it; masks that say nothing are left out, which is quicker.
 
     Args:
-        batch: On the CPU.
+        batch: On the CPU; the rows of this rank.
+        targets: How many count, of all ranks.
         negatives: For a sampled loss, on the CPU.
         device: Of the model.
         fresh: Whether the state before the batch is that of no text, so that dropping it first changes nothing.
     """
-    resets, counted = bool(batch.reset[:, int(fresh) :].any()), int(batch.counted.sum())
+    resets, all_count = bool(batch.reset[:, int(fresh) :].any()), bool(batch.counted.all())
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=True)
@@ -80,14 +94,25 @@ def to_inputs(
         tokens=move(batch.inputs),
         targets=move(batch.targets),
         reset=move(batch.reset) if resets else None,
-        counted=move(batch.counted) if counted < batch.counted.numel() else None,
-        targets_counted=move(torch.tensor(float(counted))),
+        counted=None if all_count else move(batch.counted),
+        targets_counted=move(torch.tensor(float(targets))),
         negatives=negatives and Negatives(move(negatives.ids), move(negatives.log_weights.float())),
     )
 
 
 class EagerStep:
-    """The step as it is written; large products are computed in `product_dtype`."""
+    """The step as it is written; large products are computed in `product_dtype`.
+
+    Args:
+        model: Learns.
+        optimizer: Of its parameters.
+        clip_norm: Global L2 norm of the gradient, at most; None leaves it alone.
+        product_dtype: Of the large products.
+        parts: The batch is learnt from in so many parts, one after another, which takes less memory. Without dropout
+            the update is the same. Where memory runs out nevertheless, once, there are twice as many.
+        ranks: The processes of the job; gradients are summed over them.
+        say: Told when there are more parts.
+    """
 
     def __init__(
         self,
@@ -95,27 +120,100 @@ class EagerStep:
         optimizer: torch.optim.Optimizer,
         clip_norm: float | None = None,
         product_dtype: torch.dtype = torch.float32,
+        *,
+        parts: int = 1,
+        ranks: Ranks = ALONE,
+        say: Callable[[str], object] = lambda line: None,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._clip_norm, self._product_dtype = clip_norm or math.inf, product_dtype
+        self._parts, self._ranks, self._say = parts, ranks, say
         self._recordable = is_recordable(model, optimizer)
+        self._may_divide = ranks.size == 1  # the others would wait for gradients that never come
+        self._loss: nn.Module = LossModule(model)
+        if ranks.size > 1:
+            self._loss = DistributedDataParallel(self._loss)
 
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
-        """See `Step`; a gradient that is not finite changes nothing."""
-        tokens, targets, reset, counted, targets_counted, negatives = inputs
-        low = self._product_dtype != torch.float32
-        with torch.autocast(tokens.device.type, self._product_dtype, enabled=low):
-            nats, state = self._model.loss(tokens, targets, state, reset, counted, negatives)
-        loss = nats / targets_counted
-        loss.backward()
+        """See `Step`; a gradient that is not finite changes nothing.
+
+        Raises:
+            ResourceError: Out of memory, and smaller parts did not help.
+        """
+        loss, state = self._gradients_in_memory(inputs, state)
         norm = clip_grad_norm(self._model.parameters(), self._clip_norm)
         if self._recordable:
             self._optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
             self._optimizer.step()
-        elif torch.isfinite(norm):
+        elif torch.isfinite(norm) and torch.isfinite(loss):
             self._optimizer.step()
         self._optimizer.zero_grad()
-        return Outcome(loss.detach(), norm, detach(state))
+        return Outcome(loss, norm, state)
+
+    def _gradients_in_memory(self, inputs: Inputs, state: State) -> tuple[Tensor, State]:
+        try:
+            return self._gradients(inputs, state)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self._optimizer.zero_grad()  # here, where the failed pass and its memory are gone
+        if not self._may_divide or self._parts >= len(inputs.tokens):
+            raise ResourceError("out of memory in a step; give a smaller batch_size, bptt or hidden_size")
+        self._parts, self._may_divide = 2 * self._parts, False
+        self._say(f"out of memory: batches are learnt from in {self._parts} parts from here on")
+        return self._gradients_in_memory(inputs, state)
+
+    def _gradients(self, inputs: Inputs, state: State) -> tuple[Tensor, State]:
+        """Leaves the gradients on the parameters; the loss of all ranks and the state after the batch."""
+        low = self._product_dtype != torch.float32
+        losses, states = [], []
+        cuts = _cuts(len(inputs.tokens), self._parts)
+        for number, rows in enumerate(cuts, start=1):
+            part = inputs if len(cuts) == 1 else inputs.select(rows)
+            before = state if len(cuts) == 1 else select_rows(state, rows)
+            with (
+                self._gradients_stay_here(number < len(cuts)),
+                torch.autocast(part.tokens.device.type, self._product_dtype, enabled=low),
+            ):
+                nats, after = self._loss(*part[:2], before, part.reset, part.counted, part.negatives)
+            loss = nats / part.targets_counted
+            with self._gradients_stay_here(number < len(cuts)):
+                (loss * self._ranks.size).backward()  # which are averaged over the ranks
+            losses.append(loss.detach())
+            states.append(detach(after))
+        total = torch.stack(losses).sum()
+        if self._ranks.size > 1:
+            torch.distributed.all_reduce(total)
+        return total, states[0] if len(cuts) == 1 else map_state(lambda *rows: torch.cat(rows), *states)
+
+    def _gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
+        """A context in which the gradients are not yet exchanged, if `stay`."""
+        if stay and isinstance(self._loss, DistributedDataParallel):
+            return self._loss.no_sync()
+        return contextlib.nullcontext()
+
+
+class LossModule(nn.Module):
+    """`model.loss` as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: NeuralLanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, State]:
+        """See `NeuralLanguageModel.loss`."""
+        return self.model.loss(*arguments)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for that is not there, on the processor or an accelerator."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _cuts(rows: int, parts: int) -> list[slice]:
+    """`rows` in `parts` stretches of nearly equal length; none is empty."""
+    parts = min(parts, rows)
+    return [slice(rows * part // parts, rows * (part + 1) // parts) for part in range(parts)]
 
 
 MOST_RECORDINGS = 8
@@ -198,10 +296,14 @@ def make_step(
     optimizer: torch.optim.Optimizer,
     clip_norm: float | None,
     product_dtype: torch.dtype,
+    *,
+    parts: int = 1,
+    ranks: Ranks = ALONE,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Step:
-    """The quickest step for this model and this optimizer."""
-    step = EagerStep(model, optimizer, clip_norm, product_dtype)
-    return RecordedStep(step) if is_recordable(model, optimizer) else step
+    """The quickest step for this model and this optimizer; arguments as for `EagerStep`."""
+    step = EagerStep(model, optimizer, clip_norm, product_dtype, parts=parts, ranks=ranks, say=say)
+    return RecordedStep(step) if is_recordable(model, optimizer) and ranks.size == 1 else step
 
 
 def is_recordable(model: NeuralLanguageModel, optimizer: torch.optim.Optimizer) -> bool:

@@ -1,70 +1,87 @@
 """What is done beside the steps of a training: record, show, validate, keep the best."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from elman.config import RunConfig
 from elman.data.store import TokenStore
+from elman.errors import InputError, ResourceError
+from elman.models.build import tensors_of
 from elman.models.neural import NeuralLanguageModel
+from elman.ranks import ALONE, Ranks
 from elman.text_model import TextModel
-from elman.train.budget import Budget
-from elman.train.interrupt import Interrupt
+from elman.train.budget import Budget, is_marked
 from elman.train.loop import StepResult
 from elman.train.metrics import MetricsLog, Progress, TensorBoardLog
 
-RECORD_SECONDS = 0.5
-"""Training records in metrics.jsonl are at least this far apart."""
+SHOW_SECONDS = 0.5
+"""The progress line is brought up to date no more often."""
 
 
 @dataclass
 class Watcher:
-    """Sees every step: records it, shows it, validates now and then, keeps the best weights."""
+    """Sees every step: records it, shows it, validates now and then, keeps the best weights.
+
+    All ranks watch, as they validate together; only the first has a folder, logs and a progress line.
+    """
 
     config: RunConfig
     model: NeuralLanguageModel
     text_model: TextModel
     valid: TokenStore
     budget: Budget
-    sinks: Sequence[MetricsLog | TensorBoardLog]
     progress: Progress
-    folder: Path
-    interrupt: Interrupt
+    folder: Path | None
+    """Of the run, whose `model/` is kept the best so far."""
+    log: MetricsLog
+    """Gets the records."""
+    board: TensorBoardLog | None = None
+    """Gets them too."""
+    ranks: Ranks = ALONE
     settle: Callable[[], None] = lambda: None
     """Called before weights are looked at."""
+    warn: Callable[[str], object] = lambda line: None
+    """Told, a line at a time, where the model on disk is not the best."""
     tokens: int = 0
     best: float = math.inf
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    used: float = 0.0
+    """Share of the budget at the last step."""
+    validated: int = -1
+    """Step of the last validation."""
     _bits_per_byte: float | None = None
-    _validated_at: int = 0
     _recorded: tuple[float, int] = (0.0, 0)
+    _shown: float = -math.inf
 
     def __post_init__(self) -> None:
         """Take the part of the held-out text that is scored on the way."""
         self._some = self.valid.sample_documents(self.config.training.valid_tokens)
 
-    def __call__(self, result: StepResult) -> bool:
-        """After every step; true when the user asked to stop."""
+    def __call__(self, result: StepResult) -> None:
+        """After every step."""
         self.tokens += result.targets
-        seconds = self.budget.seconds
-        since, tokens_then = self._recorded
-        if result.step == 1 or seconds - since >= RECORD_SECONDS or result.used >= 1:
-            self._record(result, seconds, (self.tokens - tokens_then) / max(seconds - since, 1e-9))
-        due = math.floor(min(result.used, 1.0) * self.config.training.validations)
-        if due > self._validated_at and result.used < 1:
-            self._validated_at = due
+        if self.ranks.is_first:
+            self._tell(result)
+        validations = self.config.training.validations
+        due = math.floor(result.used * validations) > math.floor(self.used * validations)
+        self.used = result.used
+        if due and not result.over:
             self.validate(result.step)
-        return self.interrupt.asked
 
     def validate(self, step: int) -> None:
         """Score held-out text; keep the weights, and the model on disk, if they are the best so far."""
+        if step == self.validated:
+            return
+        self.validated = step
         self.settle()
         with self.budget.paused():
             self.model.eval()
-            score = self.text_model.score_store(self._some)
+            score = self.text_model.score_store(self._some, ranks=self.ranks)
             self.model.train()
             self._bits_per_byte = score.bits_per_byte
             self._write(
@@ -74,26 +91,60 @@ class Watcher:
                 valid_bits_per_byte=score.bits_per_byte,
                 valid_perplexity=score.perplexity,
             )
-            if score.nats < self.best or not self.best_weights:
+            if score.nats < self.best:  # which a NaN is not
                 self.best = score.nats
-                self.best_weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
-                card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
-                self.text_model.save(self.folder / "model", card)
+                self.best_weights = {
+                    name: tensor.detach().clone() for name, tensor in tensors_of(self.model).items()
+                }
+                self.keep_model(step)
 
-    def _record(self, result: StepResult, seconds: float, tokens_per_second: float) -> None:
-        self._recorded = (seconds, self.tokens)
+    def keep_model(self, step: int) -> None:
+        """Write the model as it is into the folder of the run; if that fails, the checkpoints still have it."""
+        if self.folder is None or not self.folder.is_dir():  # moved: the next checkpoint will find out
+            return
+        card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
+        try:
+            self.text_model.save(self.folder / "model", card)
+        except (InputError, ResourceError, OSError) as error:
+            self.warn(f"the model of step {step:,} is not in its folder: {error}; training goes on")
+
+    def _tell(self, result: StepResult) -> None:
+        seconds = self.budget.seconds
+        record = is_marked(result.step) or result.over
+        if not (record or seconds - self._shown >= SHOW_SECONDS):
+            return
+        since, tokens_then = self._recorded
         numbers = {
             "loss": float(result.loss),
             "learning_rate": result.learning_rate,
             "gradient_norm": float(result.gradient_norm),
-            "tokens_per_second": tokens_per_second,
+            "tokens_per_second": (self.tokens - tokens_then) / max(seconds - since, 1e-9),
         }
-        self._write(step=result.step, seconds=seconds, tokens=self.tokens, **numbers)
+        if record:
+            self._recorded = (seconds, self.tokens)
+            self._write(step=result.step, seconds=seconds, tokens=self.tokens, used=result.used, **numbers)
+        self._shown = seconds
         left = seconds / result.used * (1 - result.used) if result.used else None
         self.progress.update(
             result.used, step=result.step, bits_per_byte=self._bits_per_byte, seconds_left=left, **numbers
         )
 
     def _write(self, **record: float) -> None:
-        for sink in self.sinks:
-            sink.write(record)
+        self.log.write(record)
+        if self.board is not None:
+            self.board.write(record)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has counted and found; the best weights are kept apart."""
+        return {
+            "tokens": self.tokens,
+            "best": self.best,
+            "validated": self.validated,
+            "bits_per_byte": self._bits_per_byte,
+            "recorded": list(self._recorded),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.tokens, self.best, self.validated = state["tokens"], state["best"], state["validated"]
+        self._bits_per_byte, self._recorded = state["bits_per_byte"], tuple(state["recorded"])

@@ -1,9 +1,9 @@
-"""Ctrl-C is told once, also where it comes amid a write to the same stream."""
+"""A signal is told once, also where it comes amid a write to the same stream."""
 
 import os
 import signal
 
-from elman.train.interrupt import Interrupt
+from elman.train.signals import Signals
 
 
 def test_a_stream_that_is_busy_is_told_later():
@@ -16,9 +16,9 @@ def test_a_stream_that_is_busy_is_told_later():
             raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
     busy = True
-    with Interrupt(say) as interrupt:
+    with Signals(say) as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.asked
+        assert signals.asked is signal.SIGINT
         assert not said
         busy = False
     assert len(said) == 1
@@ -26,7 +26,7 @@ def test_a_stream_that_is_busy_is_told_later():
 
 def test_a_free_stream_is_told_at_once_and_once():
     said: list[str] = []
-    with Interrupt(said.append):
+    with Signals(said.append):
         os.kill(os.getpid(), signal.SIGINT)
         assert len(said) == 1
     assert len(said) == 1
@@ -34,6 +34,6 @@ def test_a_free_stream_is_told_at_once_and_once():
 
 def test_nothing_is_said_of_nothing():
     said: list[str] = []
-    with Interrupt(said.append) as interrupt:
-        assert not interrupt.asked
+    with Signals(said.append) as signals:
+        assert not signals.asked
     assert not said

@@ -1,0 +1,131 @@
+"""The processes of one job that torchrun started: which of them this is, and what they agree on.
+
+Tensors meet in torch.distributed's collectives, over gloo between processors and over NCCL between devices.
+Beside them stands the key-value store of the job, in which every rank has a pulse (`pulse`). So there are two
+kinds of waiting:
+
+    agree, gradients              every step; all are expected within the timeout
+    gather, first_does, barrier   now and then; for as long as the others are seen to work
+
+Where either fails, the roll is called in the store, and the error names those that do not answer (`link`).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from elman.errors import ConfigError
+from elman.ranks.place import find_place, named
+
+if TYPE_CHECKING:
+    from elman.ranks.link import Link
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """One process among those of its job.
+
+    What a method says of all ranks, all of them must call, and in one order. Values travel as JSON, so a tuple
+    arrives as a list. A rank that has ended or hangs is a RankError on those that wait for it.
+    """
+
+    rank: int = 0
+    size: int = 1
+    _link: "Link | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """The contiguous rows of `count` that are this rank's; the shares of all are all rows, in order."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def agree(self, value: T) -> T:
+        """The first rank's value, on all ranks; one small message, cheap enough for every step."""
+        return value if self._link is None else self._link.broadcast(value)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks in their order, on all ranks: JSON-able ones, or float64 arrays."""
+        return [value] if self._link is None else self._link.gather(value)
+
+    def deal(self, count: int) -> Iterator[int]:
+        """Numbers below `count`, in rising order: each goes to one rank, the next to whoever is done with its last."""
+        return iter(range(count)) if self._link is None else self._link.deal(count)
+
+    def first_does(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which the first rank does while the others wait for as long as it is at work.
+
+        Raises:
+            ElmanError: What the first rank raised, on all ranks.
+        """
+        if self._link is None:
+            return work()
+        return self._link.do(work) if self.is_first else self._link.await_deed()
+
+    def after_first(self, work: Callable[[], T]) -> T:
+        """The result of `work` on each rank: the first does it before the others, who find what it left in a cache.
+
+        Raises:
+            ElmanError: What the first rank raised, on all ranks.
+        """
+        done: list[T] = []
+        self.first_does(lambda: done.append(work()))
+        return done[0] if done else work()
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        if self._link is not None:
+            self._link.meet()
+
+    def handshake(self, facts: Mapping[str, str]) -> None:
+        """Make sure that all ranks hold the same: settings, versions, data.
+
+        Raises:
+            ConfigError: They differ; names the fact, its values and who has which. On all ranks.
+        """
+        all_facts = self.gather(dict(facts))
+        for name in dict.fromkeys(name for each in all_facts for name in each):
+            holders: dict[str, list[int]] = {}
+            for rank, each in enumerate(all_facts):
+                holders.setdefault(each.get(name, "none"), []).append(rank)
+            if len(holders) > 1:
+                told = ", ".join(f"{value} on {named(ranks)}" for value, ranks in holders.items())
+                raise ConfigError(f"the ranks differ in {name}: {told}; start all of them with the same")
+
+
+ALONE: Final = Ranks()
+"""A process that no job is around."""
+
+
+@contextlib.contextmanager
+def join(timeout: float = 40.0) -> Iterator[Ranks]:
+    """The place of this process in its job: `ALONE` unless torchrun's variables are set and tell of others.
+
+    An error that ends several ranks is raised by one, which speaks for them; the others leave with its exit code.
+
+    Args:
+        timeout: Seconds after which a rank that was expected counts as lost.
+
+    Raises:
+        ConfigError: The variables are broken, the address cannot be used, or a rank is missing or there twice.
+        RankError: A rank has ended or hangs.
+    """
+    place = find_place(os.environ)
+    if place is None or place.size == 1:
+        yield ALONE
+        return
+    # torch would report the loss of a rank in pages of addresses; what it means is said below
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from elman.ranks.link import Link
+
+    link = Link(place, timeout)
+    with link.speaking_once():
+        link.open()
+        yield Ranks(place.rank, place.size, link)
+        link.leave()

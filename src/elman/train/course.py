@@ -1,0 +1,231 @@
+"""The course of a training: steps, checkpoints, and what is done when one goes wrong or somebody stops it.
+
+begin      from a checkpoint, or from the beginning, with a first checkpoint that finds out whether it can be written
+steps      `loop.train`; after each one the watcher looks, and a checkpoint is written if it is time
+diverged   back to the last checkpoint with half the learning rate, once; then it ends, with a diagnosis
+stopped    a checkpoint is written, and the message says how to go on
+end        validated, and a last checkpoint, from which the run can be extended
+"""
+
+import base64
+import json
+import math
+import shlex
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elman.config import OptimizerConfig
+from elman.errors import DivergedError, StoppedError
+from elman.files import write_atomically
+from elman.models.build import tensors_of
+from elman.ranks import Ranks
+from elman.train.budget import Budget
+from elman.train.checkpoint import Checkpoints
+from elman.train.guard import Guard
+from elman.train.loop import StepResult, Training, train
+from elman.train.metrics import MetricsLog
+from elman.train.saver import Saver
+from elman.train.signals import Signals
+from elman.train.snapshot import Part, fill, put_back, take
+from elman.train.step import Step
+from elman.train.watcher import Watcher
+
+DIAGNOSIS = "diverged.json"
+"""What a training that could not be saved leaves in its folder."""
+
+EASE = 0.5
+"""Factor of the learning rate after a training has diverged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """Where a training is kept, so that it cannot be lost."""
+
+    checkpoints: Checkpoints
+    facts: Mapping[str, Any]
+    """For the manifests."""
+    describe: Callable[[Path], None]
+    """Writes what else a run needs to be resumed into a folder."""
+    start: dict[str, bytes] | None = None
+    """Files of the checkpoint to go on from."""
+    changes: Mapping[str, Any] | None = None
+    """Of the settings, where a run is taken up again; an event says so."""
+
+
+class Course:
+    """One training from where it is to its end. Arguments as for the pieces that they are."""
+
+    def __init__(
+        self,
+        training: Training,
+        config: OptimizerConfig,
+        take_step: Step,
+        budget: Budget,
+        guard: Guard,
+        watcher: Watcher,
+        events: MetricsLog,
+        signals: Signals,
+        folder: Path,
+        *,
+        keeping: Keeping | None,
+        checkpoint_seconds: float,
+        ranks: Ranks,
+        say: Callable[[str], None],
+    ) -> None:
+        self._training, self._config, self._take_step = training, config, take_step
+        self._budget, self._guard, self._watcher, self._events = budget, guard, watcher, events
+        self._signals, self._folder, self._keeping, self._ranks, self._say = (
+            signals,
+            folder,
+            keeping,
+            ranks,
+            say,
+        )
+        self._parts: dict[str, Part] = {
+            "budget": budget,
+            "guard": guard,
+            "watcher": watcher,
+            "metrics": watcher.log,
+            "events": events,
+        }
+        self._saver = (
+            None
+            if keeping is None
+            else Saver(
+                keeping.checkpoints,
+                lambda: (training.step, take(training, watcher.best_weights, self._parts, ranks)),
+                keeping.facts,
+                checkpoint_seconds,
+                describe=keeping.describe,
+                warn=say,
+                ranks=ranks,
+            )
+        )
+
+    def run(self) -> None:
+        """Go through it; in the end the model has its best weights.
+
+        Raises:
+            StoppedError: A signal asked for it.
+            DivergedError: As for `loop.train`, and again with half the learning rate.
+            ResourceError: Checkpoints cannot be written, or memory ran out.
+        """
+        if self._keeping is not None and self._keeping.start is not None:
+            self._go_back(self._keeping.start)
+        else:
+            self._forget()
+            self._save()
+        if self._keeping is not None and self._keeping.changes is not None:
+            step, changes = self._training.step, dict(self._keeping.changes)
+            self._events.write({"step": step, "event": "resumed", "changes": changes})
+            if changes:
+                self._save()  # else the event would be forgotten by a resume from the checkpoint before
+        self._train()
+        if not self._asked():
+            self._watcher.validate(self._training.step)
+            if not math.isfinite(self._watcher.best):
+                raise DivergedError(
+                    f"the held-out text scores {self._watcher.best} nats; lower learning_rate"
+                )
+        self._save()
+        if number := self._asked():  # perhaps only now, while that was written
+            raise self._stopped(number)
+        with torch.no_grad():
+            fill(tensors_of(self._training.model), self._watcher.best_weights)
+
+    def _train(self) -> None:
+        t = self._training
+        try:
+            train(t, self._config, self._take_step, self._budget, self._guard, self._observe, self._ranks)
+        except DivergedError as error:
+            files = self._newest() if t.ease == 1 else None
+            if files is None:
+                self._diagnose(error)
+                raise
+            event = {"step": t.step, "event": "went back", "reason": str(error)}
+            self._go_back(files)
+            t.ease = EASE
+            self._events.write(event | {"to": t.step})
+            self._say(f"{error}; going back to step {t.step:,}, with {EASE:g} of the learning rate")
+            self._train()
+
+    def _observe(self, result: StepResult) -> bool:
+        self._watcher(result)
+        asked, due = self._signals.asked is not None, self._saver is not None and self._saver.due
+        stop, save = self._ranks.agree([asked, due])
+        if save and not stop:
+            self._save()
+        return stop
+
+    def _asked(self) -> int:
+        """The signal that asked to stop; 0 if none did."""
+        return self._ranks.agree(int(self._signals.asked or 0))
+
+    def _save(self) -> None:
+        if self._saver is not None:
+            with self._budget.paused():
+                self._saver.save()
+
+    def _go_back(self, files: Mapping[str, bytes]) -> None:
+        self._watcher.best_weights = put_back(self._training, self._parts, files, self._ranks)
+        self._watcher.used, _ = self._budget.look(self._training.step)
+
+    def _forget(self) -> None:
+        """Begin empty logs: those of a run that was ended before its first checkpoint are of no use."""
+        for log in (self._watcher.log, self._events):
+            log.load_state_dict({"bytes": 0})
+
+    def _newest(self) -> dict[str, bytes] | None:
+        return None if self._keeping is None else newest_files(self._keeping.checkpoints, self._ranks)
+
+    def _stopped(self, number: int) -> StoppedError:
+        if not self._watcher.best_weights:
+            self._watcher.settle()
+            self._watcher.keep_model(self._training.step)
+        name, step = signal.Signals(number).name, f"{self._training.step:,}"
+        resume = f"go on with: elman train --resume {shlex.quote(str(self._folder))}"
+        on = resume if self._keeping else "it is to be done again"
+        return StoppedError(f"stopped by {name} after step {step}; {on}", number)
+
+    @torch.no_grad()
+    def _diagnose(self, error: DivergedError) -> None:
+        """Leave what helps to find out why."""
+        if not self._ranks.is_first:
+            return
+        training = self._training
+        weights = {
+            name: {
+                "not_finite": int((~tensor.isfinite()).sum()),
+                "largest": float(tensor.nan_to_num(0.0, 0.0, 0.0).abs().max()),
+            }
+            for name, tensor in tensors_of(training.model).items()
+        }
+        found = {
+            "step": training.step,
+            "error": str(error),
+            "next_batch": training.loader.state_dict(),
+            "weights": weights,
+            **self._guard.state_dict(),
+        }
+        write_atomically(self._folder / DIAGNOSIS, json.dumps(found, indent=1) + "\n")
+
+
+def newest_files(checkpoints: Checkpoints, ranks: Ranks) -> dict[str, bytes] | None:
+    """The files of the newest checkpoint, which the first rank reads for all; None if there is none."""
+
+    def read() -> dict[str, str] | None:
+        newest = checkpoints.newest()
+        if newest is None:
+            return None
+        return {name: base64.b64encode(data).decode() for name, data in newest.files.items()}
+
+    if ranks.size == 1:
+        newest = checkpoints.newest()
+        return None if newest is None else newest.files
+    files = ranks.first_does(read)  # through the store of the job, as only the first may have the disk
+    return None if files is None else {name: base64.b64decode(data) for name, data in files.items()}

@@ -1,0 +1,114 @@
+"""When a checkpoint is written, and what becomes of a training that cannot write one.
+
+by the clock       every `seconds`, but so rarely that saving takes a hundredth of the time at most
+a write fails      training goes on, and tries again after half the time; the third failure in a row ends it
+the run is gone    the training is kept in a folder for temporary files, and ended
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from elman.errors import ElmanError, InputError, ResourceError
+from elman.files import disk_is_full
+from elman.ranks import ALONE, Ranks
+from elman.train.checkpoint import Checkpoints
+
+MOST_SHARE = 0.01
+"""Of the time of a run that may go into checkpoints."""
+
+PATIENCE = 3
+"""Failures in a row that end a training."""
+
+
+class Saver:
+    """Writes the checkpoints of a run. All ranks save together; the first one writes.
+
+    Args:
+        checkpoints: Where to.
+        take: The step, and the files of a checkpoint; nothing in it is changed.
+        facts: For the manifest.
+        seconds: Between two checkpoints, at least.
+        describe: Writes what else a run needs to be resumed into a folder, for a run whose own folder is gone.
+        warn: Told of failures, a line each.
+        ranks: The processes of the job.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        take: Callable[[], tuple[int, dict[str, bytes]]],
+        facts: Mapping[str, Any],
+        seconds: float,
+        *,
+        describe: Callable[[Path], None],
+        warn: Callable[[str], object],
+        ranks: Ranks = ALONE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._checkpoints, self._take, self._facts, self._describe = checkpoints, take, facts, describe
+        self._seconds, self._warn, self._ranks, self._clock = seconds, warn, ranks, clock
+        self._interval, self._last, self._failures = seconds, clock(), 0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time; asked of the first rank only."""
+        return self._clock() - self._last >= self._interval
+
+    def save(self) -> None:
+        """Write a checkpoint now.
+
+        Raises:
+            ResourceError: It failed, and so did those before it; the last good one stays.
+            InputError: The folder of the run is gone; the message says where the training is kept.
+            DivergedError: A weight is not finite.
+        """
+        began = self._clock()
+        step, files = self._take()
+        failure = self._ranks.first_does(lambda: self._write(step, files))
+        self._last = self._clock()
+        if failure is None:
+            self._failures = 0
+            self._interval = max(self._seconds, (self._last - began) / MOST_SHARE)
+            return
+        self._failures += 1
+        if self._failures == PATIENCE:
+            raise ResourceError(
+                f"{failure}; this was the third attempt, and the checkpoints of before are kept"
+            )
+        self._interval = self._seconds / 2
+        self._warn(f"no checkpoint at step {step:,}: {failure}; training goes on and tries again")
+
+    def _write(self, step: int, files: Mapping[str, bytes]) -> str | None:
+        """Why it failed, or None."""
+        try:
+            self._checkpoints.write(step, files, self._facts)
+        except ElmanError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise self._rescue(step, files) from error
+            return str(error)
+        return None
+
+    def _rescue(self, step: int, files: Mapping[str, bytes]) -> ElmanError:
+        run = self._checkpoints.folder.parent
+        kept = "a folder for temporary files"
+        try:
+            kept = tempfile.mkdtemp(prefix=f"elman-{run.name}-")
+            self._describe(Path(kept))
+            checkpoints = Checkpoints(Path(kept, self._checkpoints.folder.name), warn=self._warn)
+            checkpoints.write(step, files, self._facts)
+        except OSError as error:
+            full = "the disk is full" if disk_is_full(error) else error.strerror
+            return ResourceError(
+                f"{run}: is gone, and {kept} cannot be written: {full}; nothing could be kept"
+            )
+        except ElmanError as error:
+            return error
+        return InputError(
+            f"{run}: was moved or removed under the training; what it learnt is kept:"
+            f" elman train --resume {quote(str(kept))}"
+        )

@@ -1,0 +1,169 @@
+"""What the processes of `test_ranks` do; a module of its own, as each of them imports it."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+
+from elman.errors import ConfigError, DivergedError, ElmanError, MissingExtraError
+from elman.ranks import Ranks, join, link, pulse
+
+Program = Callable[[Ranks], Any]
+
+SHORT_VALUES = [0.1, [0.1, float("inf"), 3, True, None], {"a": "ä"}, "", "x" * (link.SHORT - 10), []]
+LONG_VALUES = ["x" * size for size in (link.SHORT - 9, link.SHORT, 10_000)]
+
+
+def run(
+    program: Program, place: Mapping[str, str], timeout: float, path: Path, joined: Barrier | None
+) -> None:
+    """Be one rank, and leave in `path` what came of it."""
+    link.ROLL_CALL, link.SILENT, pulse.BEAT, pulse.PATIENCE = 4.0, 2.0, 0.1, 0.5  # type: ignore[misc]
+    os.environ.update(place)
+    os.dup2(os.open(f"{path}.err", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    try:
+        with join(timeout) as ranks:
+            if joined is not None:
+                joined.wait()
+            outcome = repr(program(ranks))
+    except ElmanError as error:
+        outcome = f"{type(error).__name__} {error.exit_code}: {error}"
+    except SystemExit as end:
+        outcome = f"exit {end.code}"
+    path.write_text(outcome)
+
+
+def agree(ranks: Ranks) -> list[bool]:
+    values = [*SHORT_VALUES, *LONG_VALUES]
+    return [ranks.agree(value if ranks.is_first else "mine") == value for value in values]
+
+
+def gather(ranks: Ranks) -> tuple[list[Any], list[list[str]]]:
+    array = np.array([0.1, -0.0, np.nan, np.inf, 5e-324])[: 2 * ranks.rank]
+    arrays = ranks.gather(array)
+    return ranks.gather({"rank": ranks.rank, "size": ranks.size}), [[x.hex() for x in one] for one in arrays]
+
+
+def first_does(ranks: Ranks) -> list[Any]:
+    """Who has worked, and a result too long for the store."""
+    pids = ranks.gather(os.getpid())
+    long = ranks.first_does(lambda: "y" * (link.LONGEST_KEPT + 1))
+    return [pids.index(ranks.first_does(os.getpid)), len(long), ranks.first_does(lambda: None)]
+
+
+def after_first(ranks: Ranks) -> list[list[int]]:
+    begin, end = ranks.after_first(lambda: (time.monotonic_ns(), time.monotonic_ns()))
+    return ranks.gather([begin, end])
+
+
+def deal(ranks: Ranks) -> list[list[int]]:
+    return ranks.gather(list(ranks.deal(100)))
+
+
+def first_fails(ranks: Ranks) -> None:
+    def fail() -> None:
+        raise MissingExtraError("this", "that", "those")
+
+    try:
+        ranks.first_does(fail)
+    except MissingExtraError:
+        ranks.barrier()
+        raise
+
+
+def differ(ranks: Ranks) -> None:
+    ranks.handshake({"same": "a", "the version": "1" if ranks.rank == 1 else "2"})
+
+
+def ddp(ranks: Ranks) -> list[float]:
+    """Gradients averaged by torch over the group that `join` has made."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    parallel(torch.tensor([[float(ranks.rank)]])).sum().backward()
+    assert model.weight.grad is not None
+    return ranks.gather(float(model.weight.grad))
+
+
+def in_collective(ranks: Ranks) -> None:
+    for _ in range(10):
+        distributed.all_reduce(torch.zeros(3))
+
+
+def in_agree(ranks: Ranks) -> None:
+    for _ in range(10):
+        ranks.agree(1.0)
+
+
+def in_meeting(ranks: Ranks) -> None:
+    ranks.barrier()
+
+
+def in_first_does(ranks: Ranks) -> None:
+    ranks.first_does(lambda: None)
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stopped() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def stuck() -> None:
+    time.sleep(1000)
+
+
+def spinning() -> None:
+    while True:
+        pass
+
+
+def terminated() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def refusing() -> None:
+    raise ConfigError("not with me")
+
+
+def broken() -> None:
+    raise ValueError("a slip")
+
+
+class Loses:
+    """Rank `rank` meets a `fate`, and the others go on to `wait` for it."""
+
+    def __init__(self, rank: int, fate: Callable[[], None], wait: Program) -> None:
+        self.rank, self.fate, self.wait = rank, fate, wait
+
+    def __call__(self, ranks: Ranks) -> None:
+        ranks.barrier()
+        if ranks.rank == self.rank:
+            self.fate()
+        self.wait(ranks)
+
+
+def works_long(ranks: Ranks) -> float:
+    """The first rank works for longer than the timeout."""
+
+    def work() -> float:
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            sum(range(1000))
+        return 3.0
+
+    return ranks.first_does(work)
+
+
+def all_diverge(ranks: Ranks) -> None:
+    raise DivergedError("not a number")

@@ -1,0 +1,333 @@
+"""A run is taken up as what it was: each setting may be changed or is refused by name, and its text is compared."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elman.config import BUDGETS, SECTIONS, RunConfig
+from elman.errors import ConfigError, InputError
+from elman.settings import resolve, to_dict, to_toml
+from elman.train.resume import (
+    CHANGEABLE,
+    Earlier,
+    change,
+    differences,
+    find_unfinished,
+    open_run,
+    recorded_dtype,
+    require_same_data,
+    require_same_machine,
+    with_precision,
+)
+
+CONFIG = resolve(overrides={"corpus": "a.txt", "tokenizer": "bpe", "vocab_size": 300, "max_steps": 20})
+
+ENVIRONMENT = {
+    "python": "3.11.7",
+    "platform": "Linux",
+    "processor": "x86_64",
+    "cores": 2,
+    "packages": {"torch": "2.13.0", "numpy": "2.0.0"},
+    "threads": 1,
+    "device": "cpu",
+    "product_dtype": "torch.float32",
+    "instructions": "AVX2",
+    "ranks": 1,
+    "data": {"content_sha256": "c" * 64, "tokenizer_sha256": "d" * 64},
+    "command": "elman train a.txt",
+}
+
+
+def earlier(folder="run", config: RunConfig = CONFIG, environment=ENVIRONMENT) -> Earlier:
+    return Earlier(folder, config, environment, False)
+
+
+def leave(folder, config=CONFIG, environment=ENVIRONMENT, finished=False):
+    """A run folder as far as it is looked at here."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(to_toml(config))
+    if environment is not None:
+        (folder / "environment.json").write_text(json.dumps(environment))
+    if finished:
+        (folder / "result.json").write_text("{}")
+    return folder
+
+
+# ---- which run --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("environment", [ENVIRONMENT, None])
+def test_a_run_is_opened_as_it_was_left(tmp_path, finished, environment):
+    folder = leave(tmp_path / "run", environment=environment, finished=finished)
+    assert open_run(folder) == Earlier(folder, CONFIG, environment, finished)
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"gone: no such run folder; .*: elman train --out .*gone"):
+        open_run(tmp_path / "gone")
+    with pytest.raises(InputError, match="is no run folder: it has no config.toml; .*: elman train --out"):
+        open_run(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="file: is no run folder"):
+        open_run(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"a": 1'], ids=repr
+)
+def test_a_damaged_environment_is_one_line(tmp_path, content):
+    folder = leave(tmp_path / "run")
+    (folder / "environment.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"environment.json: .*; start a new run") as caught:
+        open_run(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[model]\nhiden_size = 3\n", "x = = 3", "model = 3"])
+def test_damaged_settings_are_named(tmp_path, content):
+    folder = leave(tmp_path / "run")
+    (folder / "config.toml").write_text(content)
+    with pytest.raises(InputError, match=r"config\.toml") as caught:
+        open_run(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_one_unfinished_run_is_found(tmp_path):
+    runs = tmp_path / "runs"
+    with pytest.raises(InputError, match="runs: no unfinished run there; name one: elman train --resume RUN"):
+        find_unfinished(runs)
+    leave(runs / "a", finished=True)
+    (runs / "no-run").mkdir()
+    with pytest.raises(InputError, match="no unfinished run there"):
+        find_unfinished(runs)
+    leave(runs / "b")
+    assert find_unfinished(runs) == runs / "b"
+    leave(runs / "c", environment=None)
+    with pytest.raises(InputError, match=r"^2 runs are unfinished: .*b, .*c; name one: .* --resume .*c$"):
+        find_unfinished(runs)
+
+
+# ---- what may be changed ----------------------------------------------------------------------------------
+
+OTHER: dict[str, dict[str, object]] = {
+    "data": {
+        "corpus": "b.txt",
+        "documents": "line",
+        "text_field": "body",
+        "encoding_errors": "replace",
+        "force_binary": True,
+        "skip_bad": True,
+        "valid": "0.1",
+        "valid_limit": 1000,
+        "tokenizer": "word",
+        "vocab_size": 400,
+        "mask_digits": True,
+    },
+    "model": {
+        "family": "window",
+        "cell": "gru",
+        "block": "residual",
+        "embedding_dim": 16,
+        "hidden_size": 24,
+        "num_layers": 3,
+        "num_heads": 2,
+        "context": 17,
+        "mlp": "gelu",
+        "order": 4,
+        "prune": "0,1",
+        "dropout": 0.25,
+        "locked_dropout": True,
+        "embedding_dropout": 0.5,
+        "weight_dropout": 0.5,
+        "tie_embeddings": False,
+        "initialization": "xavier",
+    },
+    "optimizer": {
+        "learning_rate": 0.5,
+        "weight_decay": 0.125,
+        "decay_vectors": True,
+        "beta1": 0.5,
+        "beta2": 0.75,
+        "warmup": 0.5,
+        "schedule": "constant",
+        "clip_norm": None,
+        "row_sparse": True,
+    },
+    "training": {
+        "batches": "documents",
+        "batch_size": 3,
+        "bptt": 7,
+        "fresh_start": 0.5,
+        "max_length": 9,
+        "shuffle": False,
+        "bucket": True,
+        "loss": "sampled",
+        "negatives": 13,
+        "exact_share": 0.5,
+        "max_time": 3.0,
+        "max_steps": 40,
+        "epochs": 2.0,
+        "accumulate": 2,
+        "checkpoint_seconds": 1.5,
+        "checkpoints_kept": 5,
+        "validations": 3,
+        "valid_tokens": 77,
+        "yardstick_order": None,
+        "seed": 9,
+        "deterministic": False,
+        "device": "cuda",
+        "precision": "bfloat16",
+        "tensorboard": True,
+    },
+}
+"""Another value of every setting."""
+
+SETTINGS = [(section, name) for section, fields in OTHER.items() for name in fields]
+
+LATER = {
+    *("corpus", "valid", "learning_rate", "weight_decay", "warmup", "schedule", "clip_norm"),
+    *("max_time", "max_steps", "epochs", "accumulate", "checkpoint_seconds", "checkpoints_kept"),
+    *("validations", "valid_tokens", "yardstick_order", "device", "precision", "tensorboard"),
+}
+"""What may be changed in a run; the rest would make another run of it."""
+
+
+def test_the_matrix_has_every_setting():
+    fields = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in SECTIONS.items()}
+    assert {section: set(values) for section, values in OTHER.items()} == fields
+    assert {name for names in CHANGEABLE.values() for name in names} == LATER
+    for section, names in CHANGEABLE.items():
+        assert names <= fields[section]
+    now = to_dict(CONFIG)
+    assert all(now[section][name] != OTHER[section][name] for section, name in SETTINGS)
+
+
+@pytest.mark.parametrize("dotted", [True, False])
+@pytest.mark.parametrize(("section", "name"), SETTINGS)
+def test_each_setting_may_be_changed_or_is_refused_by_name(section, name, dotted):
+    value, old = OTHER[section][name], to_dict(CONFIG)[section][name]
+    given = {f"{section}.{name}" if dotted else name: value}
+    if name not in LATER:
+        with pytest.raises(ConfigError) as caught:
+            change(earlier(), given)
+        assert f"{section}.{name} ({old} in the run, {value} given)" in str(caught.value)
+        assert "leave it out, or start a new run" in str(caught.value)
+        return
+    config, changes = change(earlier(), given)
+    assert changes[f"{section}.{name}"] == (old, value)
+    others = set(changes) - {f"{section}.{name}"}
+    assert others == ({"training.max_steps"} - {f"{section}.{name}"} if name in BUDGETS else set())
+    expected = copy.deepcopy(to_dict(CONFIG))
+    if name in BUDGETS:  # which takes the place of the one that there was
+        expected["training"]["max_steps"] = None
+    expected[section][name] = value
+    assert to_dict(config) == expected
+
+
+@given(chosen=st.sets(st.sampled_from(SETTINGS), min_size=1))
+def test_all_that_is_refused_is_named_at_once(chosen):
+    given = {f"{section}.{name}": OTHER[section][name] for section, name in chosen}
+    refused = {name for name in given if name.partition(".")[2] not in LATER}
+    try:
+        _, changes = change(earlier(), given)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        if "cannot be changed in a run" in str(error):  # else two of them contradict each other
+            assert {name for name in given if f" {name} (" in str(error)} == refused
+            assert refused
+    else:
+        assert not refused
+        assert set(given) <= set(changes)
+
+
+def test_what_is_given_as_it_was_is_no_change():
+    same = {f"{section}.{name}": to_dict(CONFIG)[section][name] for section, name in SETTINGS}
+    assert change(earlier(), same) == (CONFIG, {})
+    assert change(earlier(), {}) == (CONFIG, {})
+    assert change(earlier(), {"max_steps": "20", "hidden_size": str(CONFIG.model.hidden_size)}) == (
+        CONFIG,
+        {},
+    )
+
+
+def test_a_name_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="did you mean"):
+        change(earlier(), {"max_stps": 3})
+
+
+# ---- whether it is the same ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "what"), [("content_sha256", "text"), ("tokenizer_sha256", "tokenizer")])
+def test_another_text_or_tokenizer_is_refused_with_both_sums(key, what):
+    manifest = ENVIRONMENT["data"] | {"notes": []}
+    require_same_data(earlier(), manifest)
+    with pytest.raises(InputError, match=f"run: the {what} is not that of the run: ") as caught:
+        require_same_data(earlier(), manifest | {key: "e" * 64})
+    assert "e" * 16 in str(caught.value)
+    assert ENVIRONMENT["data"][key][:16] in str(caught.value)
+
+
+def test_a_run_that_had_no_text_yet_takes_any():
+    require_same_data(earlier(environment=None), ENVIRONMENT["data"])
+    assert differences(earlier(environment=None), ENVIRONMENT) == ""
+
+
+def with_fact(name: str, value):
+    changed = copy.deepcopy(ENVIRONMENT)
+    if name == "torch":
+        changed["packages"]["torch"] = value
+    else:
+        changed[name] = value
+    return changed
+
+
+MATTERS = ("torch", "threads", "device", "product_dtype", "instructions", "ranks")
+
+
+@pytest.mark.parametrize("name", MATTERS)
+def test_what_the_last_bits_depend_on_is_told_or_refused(name):
+    there = ENVIRONMENT["packages"]["torch"] if name == "torch" else ENVIRONMENT[name]
+    here = with_fact(name, "another")
+    assert differences(earlier(), here) == f"{name} another here and {there} there"
+    with pytest.raises(
+        ConfigError, match=f"run: the run would not go on to the bit: {name} another here and"
+    ):
+        require_same_machine(earlier(), here)
+
+
+@pytest.mark.parametrize("name", sorted(set(ENVIRONMENT) - set(MATTERS) - {"packages"}))
+def test_what_they_do_not_depend_on_is_not(name):
+    assert differences(earlier(), with_fact(name, "another")) == ""
+    require_same_machine(earlier(), with_fact(name, "another"))
+
+
+def test_all_differences_are_told():
+    here = with_fact("threads", 4) | {"ranks": 2}
+    assert differences(earlier(), here) == "threads 4 here and 1 there, ranks 2 here and 1 there"
+
+
+# ---- precision --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_what_auto_chose_is_not_chosen_again(precision, chosen):
+    run = earlier(environment=with_fact("product_dtype", f"torch.{chosen}"))
+    config = with_precision(CONFIG, precision)
+    kept = recorded_dtype(run, config)
+    assert kept == (chosen if precision == "auto" else None)
+    used = with_precision(config, kept)
+    assert used.training.precision == (chosen if precision == "auto" else precision)
+    assert with_precision(used, "auto") == CONFIG
+
+
+def test_where_nothing_was_chosen_it_is_chosen_now():
+    assert recorded_dtype(earlier(environment=None), CONFIG) is None
+    assert recorded_dtype(earlier(environment={}), CONFIG) is None
+    assert with_precision(CONFIG, None) is CONFIG
