@@ -128,7 +128,10 @@ def test_an_unknown_name_is_refused_with_the_nearest(given, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[model]\ncel = 'lstm'", r"my\.toml, line 2: unknown setting 'model\.cel'; did you mean 'model\.cell'\?"),
+        (
+            "[model]\ncel = 'lstm'",
+            r"my\.toml, line 2: unknown setting 'model\.cel'; did you mean 'model\.cell'\?",
+        ),
         ("[modle]\ncell = 'lstm'", r"my\.toml, line 1: unknown table or key 'modle'; did you mean 'model'\?"),
         ("preste = 'chapter'", r"my\.toml, line 1: unknown table or key 'preste'; did you mean 'preset'\?"),
         ("model = 3", r"my\.toml, line 1: model must be a table"),

@@ -17,7 +17,7 @@ from elman.cli.arguments import options_in
 from elman.cli.render import visible
 from tests.cli.conftest import Outcome
 
-VERBS = ["train", "eval", "compare", "generate", "doctor", "arpa", "settings", "data"]
+VERBS = ["train", "eval", "compare", "generate", "doctor", "verify", "arpa", "settings", "data"]
 DATA_VERBS = ["prepare", "inspect", "tokenizer", "duplicates"]
 ALL_VERBS = [[verb] for verb in VERBS] + [["data", verb] for verb in DATA_VERBS]
 

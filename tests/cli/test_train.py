@@ -313,7 +313,7 @@ BAD_SETTINGS = [
     (["--tokenizer", "good.txt"], 4, ["good.txt: not a tokenizer.json"]),
     (["--vocab-size", "3"], 4, ["vocab_size (3)"]),
     (["--vocab-size", "300", "--tokenizer", "byte"], 4, ["vocab_size (300)", "'byte' has a size of its own"]),
-    (["--config", "missing.toml"], 4, ["missing.toml: cannot read the settings"]),
+    (["--config", "missing.toml"], 4, ["missing.toml: cannot be read"]),
     (["--hidden-size", "9" * 30], 4, ["hidden_size"]),
     (["--hidden-size", "2000000"], 6, ["this machine has", "reduce hidden_size (2000000)"]),
     (["--tensorboard"], 3, ["tensorboard", "pip install 'elman[track]'"]),

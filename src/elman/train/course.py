@@ -115,16 +115,7 @@ class Course:
             DivergedError: As for `loop.train`, and again with half the learning rate.
             ResourceError: Checkpoints cannot be written, or memory ran out.
         """
-        if self._keeping is not None and self._keeping.start is not None:
-            self._go_back(self._keeping.start)
-        else:
-            self._forget()
-            self._save()
-        if self._keeping is not None and self._keeping.changes is not None:
-            step, changes = self._training.step, dict(self._keeping.changes)
-            self._events.write({"step": step, "event": "resumed", "changes": changes})
-            if changes:
-                self._save()  # else the event would be forgotten by a resume from the checkpoint before
+        self._begin()
         self._train()
         if not self._asked():
             self._watcher.validate(self._training.step)
@@ -137,6 +128,23 @@ class Course:
             raise self._stopped(number)
         with torch.no_grad():
             fill(tensors_of(self._training.model), self._watcher.best_weights)
+
+    def _begin(self) -> None:
+        """Go to where the training starts from, and keep what was changed in the settings."""
+        keeping = self._keeping
+        if keeping is not None and keeping.start is not None:
+            self._go_back(keeping.start)
+        else:
+            self._forget()
+            self._save()
+        if keeping is None or keeping.changes is None:
+            return
+        event = {"step": self._training.step, "event": "resumed", "changes": dict(keeping.changes)}
+        self._events.write(event)
+        if keeping.changes:
+            self._save()  # else the event would be forgotten by a resume from the checkpoint before
+            if self._ranks.is_first:
+                keeping.describe(self._folder)  # and only now, so that no change is without its event
 
     def _train(self) -> None:
         t = self._training

@@ -198,6 +198,8 @@ class Material:
     environment: dict[str, Any]
     loader: StreamLoader | DocumentLoader | None
     """None for a model that is counted."""
+    counted: Fit | None
+    """None for one that is trained."""
 
 
 def check(config: RunConfig) -> None:
@@ -238,7 +240,7 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
         data = prepare_aloud(config.data, say, ranks)
     vocab_size = data.tokenizer.vocab_size
     say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}{_beside(ranks)}")
-    loader, chosen = None, {}
+    loader, counted, chosen = None, None, {}
     if config.model.family != "ngram":
         parameters = require_memory(
             config.model, vocab_size, memory_bytes(), batch_tokens=batch_tokens(config)
@@ -248,8 +250,10 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
         for name, how in chosen.items():
             say(f"{name}: {how}")
         loader = make_loader(config, data, ranks)
+    else:
+        counted = fit_counts(config, data)
     environment = describe_environment(machine, ranks) | {"choices": chosen, "data": data.manifest}
-    return Material(data=data, machine=machine, environment=environment, loader=loader)
+    return Material(data=data, machine=machine, environment=environment, loader=loader, counted=counted)
 
 
 def _beside(ranks: Ranks) -> str:
@@ -286,45 +290,58 @@ def _carry_out(
         for place in (folder, folder / "model"):
             remove_scratch(place)
         (folder / RESULT).unlink(missing_ok=True)
-        describe(folder)
-    if material.loader is None:
-        fit = fit_counts(config, material.data)
-    else:
-        checkpoints = Checkpoints(folder / "checkpoints", keep=config.training.checkpoints_kept, warn=say)
-        start = None
-        if ranks.is_first:
-            checkpoints.clean()
-        if changes is not None:
-            start = newest_files(checkpoints, ranks)
-            say(_where_from(start))
-        keeping = Keeping(
-            checkpoints=checkpoints,
-            facts={"settings_sha256": sha256(settings.encode()).hexdigest(), **_facts(material)},
-            describe=describe,
-            start=start,
-            changes=None if changes is None else {name: list(pair) for name, pair in changes.items()},
-        )
-        fit = fit_network(
-            config,
-            material.data,
-            material.loader,
-            material.machine,
-            folder,
-            say=say,
-            quiet=quiet,
-            keeping=keeping,
-            ranks=ranks,
-        )
+        if not changes or material.counted is not None:
+            describe(folder)
+    fit = material.counted
+    if fit is None:
+        fit = _fit(folder, config, material, changes, describe, say, quiet, ranks)
     return _finish(folder, config, material, fit, command, say, ranks)
 
 
+def _fit(
+    folder: Path,
+    config: RunConfig,
+    material: Material,
+    changes: Mapping[str, Any] | None,
+    describe: Callable[[Path], None],
+    say: Say,
+    quiet: bool,
+    ranks: Ranks,
+) -> Fit:
+    """Train a network, and keep it."""
+    checkpoints = Checkpoints(folder / "checkpoints", keep=config.training.checkpoints_kept, warn=say)
+    start = None
+    if ranks.is_first:
+        checkpoints.clean()
+    if changes is not None:
+        start = newest_files(checkpoints, ranks)
+        say(_where_from(start))
+    keeping = Keeping(
+        checkpoints=checkpoints,
+        facts=_facts(material),
+        describe=describe,
+        start=start,
+        changes=None if changes is None else {name: list(pair) for name, pair in changes.items()},
+    )
+    assert material.loader is not None, "a model is trained or counted"
+    return fit_network(
+        config,
+        material.data,
+        material.loader,
+        material.machine,
+        folder,
+        say=say,
+        quiet=quiet,
+        keeping=keeping,
+        ranks=ranks,
+    )
+
+
 def _facts(material: Material) -> dict[str, Any]:
-    """What a manifest says of where its checkpoint was written."""
-    facts = {name: material.environment[name] for name in ("threads", "device", "ranks", "instructions")}
-    return facts | {
-        "torch": torch.__version__,
-        "tokenizer_sha256": material.data.manifest["tokenizer_sha256"],
-    }
+    """What a manifest says of where its checkpoint was written, and of what."""
+    machine = {name: material.environment[name] for name in ("threads", "device", "ranks", "instructions")}
+    data = {name: material.data.manifest[name] for name in ("content_sha256", "tokenizer_sha256")}
+    return {"torch": torch.__version__, **machine, **data}
 
 
 def _where_from(files: Mapping[str, bytes] | None) -> str:
