@@ -193,7 +193,12 @@ def make_folder(path: Path) -> None:
                 disk.make_folder(parent)
                 disk.sync_folder(parent.parent)
         disk.make_folder(path)
-        disk.sync_folder(path.parent)
+        try:
+            disk.sync_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):  # or the next attempt would find it there
+                path.rmdir()
+            raise
     except FileExistsError:
         raise InputError(f"{path}: exists already; give another --out, or remove it") from None
     except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import recipe
-from elman.errors import ConfigError, DivergedError
+from elman.errors import ConfigError, DivergedError, StoppedError
 from elman.settings import resolve, to_dict
 from elman.train.metrics import read_metrics
 from tests.switches import torch_as_before  # noqa: F401 - autouse
@@ -88,11 +88,12 @@ def test_a_training_that_diverges_is_a_result_and_one_that_is_interrupted_is_non
         out.mkdir()
         raise DivergedError("the gradient is not finite")
 
-    real = recipe.elman.train
-    monkeypatch.setattr(
-        recipe.elman, "train", lambda **given: type("Result", (), {"interrupted": real(**given).steps > 0})()
-    )
-    with pytest.raises(KeyboardInterrupt):
+    def stop(*, out: Path, **_):
+        out.mkdir()
+        raise StoppedError("stopped by SIGINT after step 1", 2)
+
+    monkeypatch.setattr(recipe.elman, "train", stop)
+    with pytest.raises(StoppedError):
         recipe.train_once(results, "run", asked)
     assert recipe.read_results(results) == []
 

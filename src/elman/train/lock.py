@@ -65,7 +65,11 @@ def _acquire(path: Path, warn: Callable[[str], object]) -> IO[bytes]:
             # Its holder may have removed it between the two lines above: what is locked then is no file any more.
             if _is_at(file, path):
                 file.truncate(0)
-                return _sign(file)
+                try:
+                    return _sign(file)
+                except OSError:
+                    file.truncate(0)  # ours, and no lock: it goes below
+                    raise
         except BlockingIOError:
             file.close()
             raise _held(path, "wait for it, or train in another folder") from None
