@@ -46,9 +46,9 @@ FAULTS: dict[str, tuple[str, str]] = {
     "T12": ("the loss jumps", "an event names the batch; training goes on"),
     "T13": ("out of memory in a step", "exit 6 with the setting to turn; no checkpoint is damaged"),
     "T14": ("killed for its memory during a save", "as for T02"),
-    "T15": ("a loader's worker dies or hangs", "an error, or one restart; never a hang"),
-    "T16": ("a tokenizer with threads after a fork", "workers are spawned; no deadlock"),
-    "T17": ("a sink of metrics raises", "one warning, the sink is left out, training is not touched"),
+    "T15": ("a loader's worker dies or hangs", "there are none: batches are made in the training process"),
+    "T16": ("a tokenizer with threads after a fork", "nothing is forked"),
+    "T17": ("a sink of metrics raises", "one warning, training is not touched"),
     "T18": ("the last line of metrics.jsonl is torn", "it is dropped; what is appended is well formed"),
     "T19": ("resumed with another architecture or tokenizer", "refused, with the settings that differ"),
     "T20": (
@@ -70,7 +70,7 @@ FAULTS: dict[str, tuple[str, str]] = {
         "a clear error at the next save; what was learnt is kept elsewhere",
     ),
     "T26": ("one seed for several processes", "every process draws its own numbers, the same in every run"),
-    "T27": ("an exception in a user's callback", "the run is saved; the traceback names the callback"),
+    "T27": ("an exception in a user's callback", "the last checkpoint stays; --debug names the callback"),
     "T28": ("the time is up in the middle of a step", "the step is finished, a checkpoint saved, exit 0"),
     "S01": (
         "the disk is full at any write of a save",

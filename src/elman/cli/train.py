@@ -91,7 +91,7 @@ def train_command(
         device: cpu, cuda, mps, auto.
         precision: float32, bfloat16, auto.
         json: Print one JSON document (elman.train/1) instead of a table.
-        quiet: No progress on stderr.
+        quiet: No progress on stderr, only warnings.
         setting: SECTION.NAME=VALUE, as `gather_settings` writes the settings that have no option here.
     """
     given = {
@@ -138,7 +138,7 @@ def train_command(
     from elman.train.run import SAMPLE_TEMPERATURE, resume_training, run_training, score_rows
 
     with join() as ranks:
-        progress = say if ranks.is_first and not quiet else (lambda line: None)
+        progress = (say_warnings if quiet else say) if ranks.is_first else (lambda line: None)
         told: dict[str, Any] = {"command": command_line(), "say": progress, "quiet": quiet, "ranks": ranks}
         if resolved is not None:
             result = run_training(resolved, out, **told)
@@ -159,6 +159,12 @@ def train_command(
     print(f"\nmodel   {visible_line(str(result.model))}")
     print(f"report  {visible_line(str(result.run / 'report.html'))}")
     return 0
+
+
+def say_warnings(line: str) -> None:
+    """What is told even to those who want no progress."""
+    if line.startswith("warning: "):
+        say(line)
 
 
 def indent(text: str) -> str:

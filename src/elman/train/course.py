@@ -123,7 +123,7 @@ class Course:
                 raise DivergedError(
                     f"the held-out text scores {self._watcher.best} nats; lower learning_rate"
                 )
-        self._save()
+        self._save(last=True)
         if number := self._asked():  # perhaps only now, while that was written
             raise self._stopped(number)
         with torch.no_grad():
@@ -155,11 +155,12 @@ class Course:
             if files is None:
                 self._diagnose(error)
                 raise
-            event = {"step": t.step, "event": "went back", "reason": str(error)}
+            bad = self._guard.state_dict()["bad"]
+            event = {"step": t.step, "event": "went back", "reason": str(error), "not_finite": bad}
             self._go_back(files)
             t.ease = EASE
             self._events.write(event | {"to": t.step})
-            self._say(f"{error}; going back to step {t.step:,}, with {EASE:g} of the learning rate")
+            self._say(f"warning: {error}; going back to step {t.step:,}, with {EASE:g} of the learning rate")
             self._train()
 
     def _observe(self, result: StepResult) -> bool:
@@ -174,10 +175,10 @@ class Course:
         """The signal that asked to stop; 0 if none did."""
         return self._ranks.agree(int(self._signals.asked or 0))
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool = False) -> None:
         if self._saver is not None:
             with self._budget.paused():
-                self._saver.save()
+                self._saver.save(last=last)
 
     def _go_back(self, files: Mapping[str, bytes]) -> None:
         self._watcher.best_weights = put_back(self._training, self._parts, files, self._ranks)

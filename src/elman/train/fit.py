@@ -62,18 +62,22 @@ def fit_network(
     Raises:
         ElmanError: As for `train.course.Course.run`.
     """
+
+    def warn(line: str) -> None:
+        say(f"warning: {line}")
+
     training, take_step = make_training(config, data, loader, machine, ranks=ranks, say=say)
     model, tokenizer, first = training.model, data.tokenizer, ranks.is_first
     with (
         Signals(say) as signals,
         Progress(quiet=quiet or not first) as progress,
-        MetricsLog(folder / METRICS if first else NOWHERE, warn=say) as log,
-        MetricsLog(folder / EVENTS if first else NOWHERE, warn=say) as events,
+        MetricsLog(folder / METRICS if first else NOWHERE, warn=warn) as log,
+        MetricsLog(folder / EVENTS if first else NOWHERE, warn=warn) as events,
         contextlib.ExitStack() as stack,
     ):
         board = None
         if config.training.tensorboard and first:
-            board = stack.enter_context(TensorBoardLog(folder / "tensorboard", warn=say))
+            board = stack.enter_context(TensorBoardLog(folder / "tensorboard", warn=warn))
         budget = Budget(config.training, loader.steps_per_epoch, ranks=ranks)
         watcher = Watcher(
             config,

@@ -220,8 +220,13 @@ def locked(folder: Path, say: Say, ranks: Ranks) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if ranks.is_first:
             stack.callback(_remove_if_empty, folder)
-        ranks.first_does(lambda: stack.enter_context(run_lock(folder, warn=say)))
+        ranks.first_does(lambda: stack.enter_context(run_lock(folder, warn=_warning(say))))
         yield
+
+
+def _warning(say: Say) -> Say:
+    """`say`, for what is told even to those who want no progress."""
+    return lambda line: say(f"warning: {line}")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -309,7 +314,8 @@ def _fit(
     ranks: Ranks,
 ) -> Fit:
     """Train a network, and keep it."""
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.training.checkpoints_kept, warn=say)
+    kept = config.training.checkpoints_kept
+    checkpoints = Checkpoints(folder / "checkpoints", keep=kept, warn=_warning(say))
     start = None
     if ranks.is_first:
         checkpoints.clean()

@@ -59,11 +59,11 @@ class Saver:
         """Whether it is time; asked of the first rank only."""
         return self._clock() - self._last >= self._interval
 
-    def save(self) -> None:
-        """Write a checkpoint now.
+    def save(self, *, last: bool = False) -> None:
+        """Write a checkpoint now; after the `last` one nothing tries again.
 
         Raises:
-            ResourceError: It failed, and so did those before it; the last good one stays.
+            ResourceError: It failed, and was the last, or so did those before it; the last good one stays.
             InputError: The folder of the run is gone; the message says where the training is kept.
             DivergedError: A weight is not finite.
         """
@@ -76,12 +76,14 @@ class Saver:
             self._interval = max(self._seconds, (self._last - began) / MOST_SHARE)
             return
         self._failures += 1
+        if last:
+            raise ResourceError(f"{failure}; what was learnt since the checkpoint before is not saved")
         if self._failures == PATIENCE:
             raise ResourceError(
                 f"{failure}; this was the third attempt, and the checkpoints of before are kept"
             )
         self._interval = self._seconds / 2
-        self._warn(f"no checkpoint at step {step:,}: {failure}; training goes on and tries again")
+        self._warn(f"warning: no checkpoint at step {step:,}: {failure}; training goes on and tries again")
 
     def _write(self, step: int, files: Mapping[str, bytes]) -> str | None:
         """Why it failed, or None."""
