@@ -299,7 +299,9 @@ def test_an_error_of_all_is_raised_by_one(outcomes, name):
 @pytest.mark.parametrize("name", APART)
 def test_r04_ranks_that_cannot_meet_say_why(outcomes, name):
     words = APART[name][1]
-    told = [outcome for outcome in outcomes.of(name) if outcome != "exit 4"]
-    assert all(outcome.startswith("ConfigError 4: ") for outcome in told)
-    assert any(words in outcome for outcome in told)
+    # a twin that is left over may find the store closed, as the other has signed off for both
+    late = "RankError 1: rank 0, which keeps the store of the job, has ended" if "twice" in name else "exit 4"
+    told = [outcome for outcome in outcomes.of(name) if outcome != "exit 4" and not outcome.startswith(late)]
+    assert all(outcome.startswith("ConfigError 4: ") for outcome in told), told
+    assert any(words in outcome for outcome in told), told
     assert all("Traceback" not in outcomes.said(name, rank) for rank in range(len(outcomes.jobs[name])))

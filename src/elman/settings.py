@@ -147,6 +147,12 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """What `to_dict` gave."""
+    sections = {name: read_section(name, values[name], "settings") for name in SECTIONS}
+    return RunConfig(preset=values["preset"], **sections)
+
+
 def to_toml(config: RunConfig) -> str:
     """The settings as TOML, every one of them, so that no preset shines through; None is written "none"."""
     tables = {

@@ -20,9 +20,13 @@ from benchmarks.steppers import (
 from elman import chapter
 from elman.config import PRESETS, TrainingConfig
 from elman.data.batches import Batch
+from elman.data.store import store_from_ids
 from elman.train.budget import Budget
-from elman.train.loop import train
+from elman.train.guard import Guard
+from elman.train.loop import Training, train
+from elman.train.objective import Objective
 from elman.train.optimizer import make_optimizer
+from elman.train.step import make_step
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 STEPS = 6
@@ -50,6 +54,9 @@ class Loader:
             reset = torch.zeros_like(inputs, dtype=torch.bool).index_fill_(1, torch.tensor(0), True)
             yield Batch(inputs, targets, reset, torch.ones_like(reset), inputs, inputs)
 
+    def state_dict(self):
+        return {}
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_our_step_is_the_body_of_our_loop(dtype):
@@ -61,15 +68,11 @@ def test_our_step_is_the_body_of_our_loop(dtype):
         seen.append(result.loss.item())
         return len(seen) == STEPS
 
-    train(
-        model,
-        Loader(),
-        make_optimizer(model, config),
-        config,
-        Budget(TrainingConfig(max_steps=100), 1),
-        observe,
-        dtype,
-    )
+    optimizer = make_optimizer(model, config)
+    settings, text = TrainingConfig(max_steps=100), store_from_ids([[3, 4]], start_id=1, end_id=2)
+    training = Training(model.train(), Loader(), optimizer, Objective(settings, text, TINY.vocab))
+    take_step = make_step(model, optimizer, config.clip_norm, dtype)
+    train(training, config, take_step, Budget(settings, 1), Guard(model), observe)
     step = production_step(production_model(chapter_model(TINY), TINY), BATCHES, dtype)
     assert [step() for _ in range(STEPS)] == pytest.approx(seen, rel=1e-6)
 

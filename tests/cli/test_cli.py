@@ -128,6 +128,11 @@ def test_a_fault_of_ours_is_called_so(elman, monkeypatch):
         (OSError(errno.EACCES, "Permission denied", "/x"), 1, "elman: /x: Permission denied"),
         (MemoryError(), 6, "elman: out of memory; make the model or the batch smaller"),
         (KeyboardInterrupt(), 130, "elman: interrupted"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            6,
+            "elman: out of memory; make the model or the batch smaller",
+        ),
     ],
 )
 def test_what_the_machine_refuses_is_one_line(elman, monkeypatch, error, code, line):

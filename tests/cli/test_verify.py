@@ -48,10 +48,11 @@ def test_json_is_one_document_with_what_is_promised(elman, copy_of_run):
         str(copy_of_run),
         True,
     )
-    assert [set(check) for check in document["checks"]] == [{"what", "sound", "found"}] * 6
+    assert [set(check) for check in document["checks"]] == [{"what", "sound", "found"}] * 7
     whats = [check["what"] for check in document["checks"]]
     assert whats == [
-        *("model", "checkpoint step-00000000", "checkpoint step-00000004", "text", "tokenizer", "first steps")
+        *("model", "checkpoint step-00000000", "checkpoint step-00000004"),
+        *("prepared tokens", "text", "tokenizer", "first steps"),
     ]
     assert "equal to the bit" in document["checks"][-1]["found"]
     assert everything_in(copy_of_run) == before
@@ -91,6 +92,22 @@ def test_another_text_is_named(elman, desk, tmp_path):
     outcome = elman("verify", "out", "--json")
     assert outcome.code == 1
     assert "text" in [check["what"] for check in outcome.document["checks"] if not check["sound"]]
+
+
+def test_what_cannot_be_compared_is_not_checked_and_the_code_is_0(elman, copy_of_run):
+    path = copy_of_run / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["data"]["folder"] = str(copy_of_run / "gone")
+    path.write_text(json.dumps(environment))
+    outcome = elman("verify", copy_of_run, "--json")
+    assert outcome.code == 0
+    assert outcome.document["sound"]
+    (check,) = [check for check in outcome.document["checks"] if check["sound"] is None]
+    assert check["what"] == "prepared tokens"
+    table = elman("verify", copy_of_run)
+    assert table.code == 0
+    assert "not checked" in table.out
+    assert "NOT SOUND" not in table.out
 
 
 def test_counts_are_verified_too(elman, desk):

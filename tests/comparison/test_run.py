@@ -235,6 +235,7 @@ def test_interrupted_inside_a_training_and_gone_on_with_is_as_if_it_never_was(
 ):
     """Ctrl-C once ends the training early, twice at once; either way it is begun again. Also: deterministic."""
     out = tmp_path / "out"
+    handler = signal.getsignal(signal.SIGINT)  # a shell has its background jobs ignore it
     original = Watcher.__call__
 
     def press(self, result):
@@ -250,7 +251,7 @@ def test_interrupted_inside_a_training_and_gone_on_with_is_as_if_it_never_was(
     assert job not in before
     assert before == set(done[:-1])
     assert not (out / "report.html").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
     monkeypatch.setattr(Watcher, "__call__", original)
     done.clear()

@@ -206,8 +206,8 @@ def sweep(nurseries, left_alone):
     return run
 
 
-def test_t01_a_fork_trains_as_a_fresh_process_does(left_alone, tmp_path):
-    family = list(FAMILIES)[2]
+def test_t01_a_fork_trains_as_a_fresh_process_does(left_alone, tmp_path, full):
+    family = QUICK[full]
     (tmp_path / "text.txt").write_text(TEXT)
     arguments = ["train", "text.txt", *options(**FAMILIES[family]), "--out", "run"]
     order = f"Order({arguments}, nullcontext, None, Path({str(tmp_path)!r}), {{}})"
@@ -220,7 +220,7 @@ def test_t01_a_fork_trains_as_a_fresh_process_does(left_alone, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_t01_killed_at_random_times(sweep, left_alone, full, count, family):
-    if not full and family not in QUICK:
+    if not full and family != QUICK[0]:
         pytest.skip("with --full")
     wanted = KILLS if full else 6
     _, seconds = left_alone(family)
@@ -273,7 +273,7 @@ def test_t02_killed_at_every_point_of_a_save(sweep, full, count, family):
 
 
 def test_t02_killed_at_every_call_to_the_disk(sweep, full, count):
-    every = 1 if full else 50
+    every = 1 if full else 80
 
     def work(trial: Trial, number: int) -> int:
         calls = itertools.count(1 + number * every, 2 * every)

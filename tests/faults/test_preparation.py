@@ -174,7 +174,7 @@ def test_d13_killed_at_any_call_to_the_disk(nursery, texts, whole, tmp_path, mon
     prepare(texts)
     assert content(tmp_path / "watched") == content(whole)
     changes = sum(call not in READS for call, _ in disk.calls)
-    calls = range(1, changes + 1) if full else sorted(random.Random(1).sample(range(1, changes + 1), 8))
+    calls = range(1, changes + 1) if full else sorted(random.Random(1).sample(range(1, changes + 1), 5))
     said = [
         kill_and_go_on(
             nursery, texts, tmp_path / f"call-{n}", whole, fault=partial(small_shards, KillingDisk(time=n))
@@ -465,7 +465,7 @@ class ChangingDisk(WatchedDisk):
             self._path.write_bytes(self._change(self._path.read_bytes()))
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@cases("change", CHANGES, "grows", "changes in its middle", "is emptied")
 @pytest.mark.parametrize("which", ["corpus", "valid"])
 def test_d16_a_text_that_changes_while_it_is_prepared(elman_command, texts, own_cache, which, change):
     config = replace(texts, **{which: shutil.copy(getattr(texts, which), f"{which}.txt")})
@@ -617,8 +617,10 @@ with join() as ranks:
 """
 
 
-def test_r05_processes_that_share_a_cache_or_have_their_own(texts, whole, tmp_path):
+def test_r05_processes_that_share_a_cache_or_have_their_own(texts, whole, tmp_path, full):
     """Real ones, as torchrun starts them on two machines."""
+    if not full:
+        pytest.skip("in the full sweep")
     caches = ["one", "one", "two"]
     given = {
         name: getattr(texts, name) for name in ("corpus", "valid", "documents", "tokenizer", "vocab_size")
@@ -729,7 +731,7 @@ MONOTONOUS = {
 
 
 @pytest.mark.parametrize("unit", ["file", "line", "paragraph"])
-@pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe"])
+@cases("kind", ["byte", "char", "word", "bpe"], "word", "bpe")
 @pytest.mark.parametrize("text", MONOTONOUS)
 def test_d09_a_text_that_says_one_thing(plain_surroundings, monkeypatch, full, unit, kind, text):
     """At this size, whatever took the square of it would not come to an end."""

@@ -155,6 +155,39 @@ def test_t26_ranks_have_random_numbers_of_their_own_and_the_same_again():
     assert all(tuple(draw(*key)) == value for key, value in drawn.items())
 
 
+def test_r06_three_ranks_go_on_to_the_bit(text, tmp_path, full):
+    """Of two, a sum is the same in any order."""
+    if not full:
+        pytest.skip("in the full sweep")
+    small = {"batch_size": 6, "max_steps": 10}
+    assert all(
+        not each.returncode
+        for each in run_ranks(["-m", "elman", *training(text, tmp_path / "whole", **small)], 3)
+    )
+    stop = "os.kill(os.getpid(), signal.SIGTERM)"
+    done = run_ranks(with_fault(stop, training(text, tmp_path / "run", **small), step=4, rank=0), 3)
+    assert [each.returncode for each in done] == [143] * 3
+    done = run_ranks(["-m", "elman", "train", "--resume", tmp_path / "run", "-q"], 3)
+    assert [each.returncode for each in done] == [0] * 3, done[0].stderr
+    for name in ("model", "optimizer", "lanes"):
+        whole, resumed = (
+            tmp_path / folder / "checkpoints" / "step-00000010" / f"{name}.safetensors"
+            for folder in ("whole", "run")
+        )
+        assert whole.read_bytes() == resumed.read_bytes(), name
+
+
+def test_t04_a_signal_at_any_rank_stops_all(text, alone, tmp_path, full):
+    if not full:
+        pytest.skip("in the full sweep")
+    folder = tmp_path / "run"
+    stop = "os.kill(os.getpid(), signal.SIGTERM)"
+    done = run_ranks(with_fault(stop, training(text, folder), step=7, rank=1))
+    assert [each.returncode for each in done] == [143, 143]
+    assert run(["train", "--resume", str(folder), "-q"]) == 0
+    assert_same_training(folder, alone)
+
+
 # ---- a rank that is lost --------------------------------------------------------------------------------
 
 

@@ -34,20 +34,13 @@ from elman.train.machine import seed_rank
 from elman.train.metrics import read_metrics
 from tests.faults.child import Nursery, at_call, at_step, both, on, part, send
 from tests.faults.disks import FailingDisk, KillingDisk, WatchedDisk
+from tests.faults.sweep import cases
 from tests.faults.test_kill_sweep import TEXT, options, outcome
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork, and no signals, on this system")
 
 kill = partial(send, signal.SIGKILL)
-
-LATER = pytest.mark.skipif("not config.getoption('full')", reason="with --full")
-
-
-def cases(name: str, values, *quick):
-    """Parametrize with all `values`, which without --full are only those in `quick`."""
-    marked = [value if value in quick else pytest.param(value, marks=LATER) for value in values]
-    return pytest.mark.parametrize(name, marked)
 
 
 @pytest.fixture(scope="module")
@@ -1016,7 +1009,7 @@ def any_call_fails(nursery, folder: Path, short, number: int, every: int, *, las
 
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_s01_training_the_disk_is_full_at_any_call(nursery, tmp_path, short, full, count, lasting):
-    count(any_call_fails(nursery, tmp_path, short, errno.ENOSPC, 1 if full else 61, lasting=lasting))
+    count(any_call_fails(nursery, tmp_path, short, errno.ENOSPC, 1 if full else 101, lasting=lasting))
 
 
 def test_s01_training_the_disk_fails_at_any_call(nursery, tmp_path, short, full, count):
@@ -1024,7 +1017,7 @@ def test_s01_training_the_disk_fails_at_any_call(nursery, tmp_path, short, full,
 
 
 def test_s03_training_any_call_is_forbidden(nursery, tmp_path, short, full, count):
-    count(any_call_fails(nursery, tmp_path, short, errno.EACCES, 1 if full else 61))
+    count(any_call_fails(nursery, tmp_path, short, errno.EACCES, 1 if full else 101))
 
 
 def test_s01_training_goes_on_when_a_save_fails(run, alone):

@@ -17,6 +17,7 @@ from elman.train.resume import (
     change,
     differences,
     find_unfinished,
+    machines,
     open_run,
     recorded_dtype,
     require_same_data,
@@ -37,7 +38,8 @@ ENVIRONMENT = {
     "product_dtype": "torch.float32",
     "instructions": "AVX2",
     "ranks": 1,
-    "data": {"content_sha256": "c" * 64, "tokenizer_sha256": "d" * 64},
+    "choices": {"loss": "exact, 64 rows by 512 words at a time", "recurrence": "a loop over the steps"},
+    "data": {"content_sha256": "c" * 64, "valid_sha256": "a" * 64, "tokenizer_sha256": "d" * 64},
     "command": "elman train a.txt",
 }
 
@@ -190,11 +192,11 @@ OTHER: dict[str, dict[str, object]] = {
 SETTINGS = [(section, name) for section, fields in OTHER.items() for name in fields]
 
 LATER = {
-    *("corpus", "valid", "learning_rate", "weight_decay", "warmup", "schedule", "clip_norm"),
+    *("corpus", "learning_rate", "weight_decay", "warmup", "schedule", "clip_norm"),
     *("max_time", "max_steps", "epochs", "accumulate", "checkpoint_seconds", "checkpoints_kept"),
     *("validations", "valid_tokens", "yardstick_order", "device", "precision", "tensorboard"),
 }
-"""What may be changed in a run; the rest would make another run of it."""
+"""What may be changed in a run; the rest would make another run of it. Where `valid` lies may be, but no fraction."""
 
 
 def test_the_matrix_has_every_setting():
@@ -245,6 +247,16 @@ def test_all_that_is_refused_is_named_at_once(chosen):
         assert set(given) <= set(changes)
 
 
+def test_the_held_out_text_may_lie_elsewhere_but_is_not_drawn_anew():
+    of_its_own = earlier(config=resolve(overrides={"corpus": "a.txt", "valid": "b.txt", "max_steps": 20}))
+    config, changes = change(of_its_own, {"valid": "c.txt"})
+    assert changes == {"data.valid": ("b.txt", "c.txt")}
+    assert config.data.valid == "c.txt"
+    for run, given in ((of_its_own, "0.05"), (earlier(), "c.txt"), (earlier(), "0.1")):
+        with pytest.raises(ConfigError, match=r"cannot be changed in a run: data\.valid \("):
+            change(run, {"valid": given})
+
+
 def test_what_is_given_as_it_was_is_no_change():
     same = {f"{section}.{name}": to_dict(CONFIG)[section][name] for section, name in SETTINGS}
     assert change(earlier(), same) == (CONFIG, {})
@@ -263,7 +275,10 @@ def test_a_name_that_is_none_is_refused():
 # ---- whether it is the same ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "what"), [("content_sha256", "text"), ("tokenizer_sha256", "tokenizer")])
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [("content_sha256", "text"), ("valid_sha256", "held-out text"), ("tokenizer_sha256", "tokenizer")],
+)
 def test_another_text_or_tokenizer_is_refused_with_both_sums(key, what):
     manifest = ENVIRONMENT["data"] | {"notes": []}
     require_same_data(earlier(), manifest)
@@ -271,6 +286,13 @@ def test_another_text_or_tokenizer_is_refused_with_both_sums(key, what):
         require_same_data(earlier(), manifest | {key: "e" * 64})
     assert "e" * 16 in str(caught.value)
     assert ENVIRONMENT["data"][key][:16] in str(caught.value)
+
+
+def test_a_text_held_out_of_the_corpus_is_not_one_of_its_own():
+    manifest = ENVIRONMENT["data"] | {"valid_sha256": None}
+    require_same_data(earlier(environment=ENVIRONMENT | {"data": manifest}), manifest)
+    with pytest.raises(InputError, match="held-out text .*: SHA-256 none here, aaaaaaaaaaaaaaaa... there"):
+        require_same_data(earlier(), manifest)
 
 
 def test_a_run_that_had_no_text_yet_takes_any():
@@ -282,17 +304,23 @@ def with_fact(name: str, value):
     changed = copy.deepcopy(ENVIRONMENT)
     if name == "torch":
         changed["packages"]["torch"] = value
+    elif name in changed["choices"]:
+        changed["choices"][name] = value
     else:
         changed[name] = value
     return changed
 
 
-MATTERS = ("torch", "threads", "device", "product_dtype", "instructions", "ranks")
+def fact(name: str):
+    return {**ENVIRONMENT, **ENVIRONMENT["packages"], **ENVIRONMENT["choices"]}[name]
+
+
+MATTERS = ("torch", "threads", "device", "product_dtype", "instructions", "ranks", "loss", "recurrence")
 
 
 @pytest.mark.parametrize("name", MATTERS)
 def test_what_the_last_bits_depend_on_is_told_or_refused(name):
-    there = ENVIRONMENT["packages"]["torch"] if name == "torch" else ENVIRONMENT[name]
+    there = f'"{fact(name)}"' if name in ENVIRONMENT["choices"] else fact(name)
     here = with_fact(name, "another")
     assert differences(earlier(), here) == f"{name} another here and {there} there"
     with pytest.raises(
@@ -301,7 +329,7 @@ def test_what_the_last_bits_depend_on_is_told_or_refused(name):
         require_same_machine(earlier(), here)
 
 
-@pytest.mark.parametrize("name", sorted(set(ENVIRONMENT) - set(MATTERS) - {"packages"}))
+@pytest.mark.parametrize("name", sorted(set(ENVIRONMENT) - set(MATTERS) - {"packages", "choices"}))
 def test_what_they_do_not_depend_on_is_not(name):
     assert differences(earlier(), with_fact(name, "another")) == ""
     require_same_machine(earlier(), with_fact(name, "another"))
@@ -310,6 +338,25 @@ def test_what_they_do_not_depend_on_is_not(name):
 def test_all_differences_are_told():
     here = with_fact("threads", 4) | {"ranks": 2}
     assert differences(earlier(), here) == "threads 4 here and 1 there, ranks 2 here and 1 there"
+
+
+def test_every_start_is_remembered_once_and_the_first_one_first():
+    twos, threes = (with_fact("threads", number) for number in (2, 3))
+    environment = ENVIRONMENT | {"machines": machines(None, ENVIRONMENT)}
+    assert environment["machines"] == [{name: fact(name) for name in MATTERS}]
+    for now in (twos, ENVIRONMENT, threes, twos):
+        environment = now | {"machines": machines(earlier(environment=environment), now)}
+    assert [facts["threads"] for facts in environment["machines"]] == [1, 2, 3]
+    again = earlier(environment=json.loads(json.dumps(environment)))
+    assert differences(again, twos) == "threads 2 here and 1 and 3 there"
+    with pytest.raises(ConfigError, match="threads 2 here and 1 and 3 there"):
+        require_same_machine(again, twos)
+    assert differences(again, twos, ["ranks"]) == ""
+
+
+def test_a_run_before_starts_were_remembered_has_the_one():
+    assert [each["threads"] for each in machines(earlier(), with_fact("threads", 2))] == [1, 2]
+    assert [each["threads"] for each in machines(earlier(environment=None), ENVIRONMENT)] == [1]
 
 
 # ---- precision --------------------------------------------------------------------------------------------
@@ -325,6 +372,12 @@ def test_what_auto_chose_is_not_chosen_again(precision, chosen):
     used = with_precision(config, kept)
     assert used.training.precision == (chosen if precision == "auto" else precision)
     assert with_precision(used, "auto") == CONFIG
+
+
+def test_what_was_chosen_when_the_run_began_outlives_another_start():
+    begun = with_fact("product_dtype", "torch.bfloat16")
+    later = ENVIRONMENT | {"machines": machines(earlier(environment=begun), ENVIRONMENT)}
+    assert recorded_dtype(earlier(environment=later), with_precision(CONFIG, "auto")) == "bfloat16"
 
 
 def test_where_nothing_was_chosen_it_is_chosen_now():

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
+from elman import files
 from elman.config import PRESETS
 from elman.data.prepare import prepare
 from elman.errors import ConfigError, DivergedError, InputError, ResourceError, StoppedError
@@ -23,6 +27,7 @@ from elman.train.metrics import read_metrics
 from elman.train.row_adamw import RowAdamW
 from elman.train.run import resume_training, run_training
 from elman.train.signals import Signals
+from elman.train.step import EagerStep
 from elman.train.watcher import Watcher
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
@@ -520,6 +525,116 @@ def test_a_text_may_lie_elsewhere(texts, tmp_path):
     (tmp_path / "moved.txt").write_text(TEXT)
     changes = {"corpus": tmp_path / "moved.txt", "max_steps": 8}
     assert resume_training(tmp_path / "run", changes, quiet=True).steps == 8
+
+
+def test_rows_that_are_behind_are_settled_alike_after_a_stop_at_the_last_step(texts, tmp_path, monkeypatch):
+    config = settings(texts, max_steps=7, row_sparse=True, yardstick_order="none")
+    run_training(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        stop_at(7, signal.SIGTERM, patch)
+        with pytest.raises(StoppedError, match="after step 7"):
+            run_training(config, tmp_path / "run", quiet=True)
+    resume_training(tmp_path / "run", quiet=True)
+    assert read_run(tmp_path / "run") == read_run(tmp_path / "whole")
+
+
+def test_a_batch_that_was_divided_stays_so_in_a_run_that_is_resumed(texts, tmp_path, monkeypatch):
+    """Dropout tells one part from two."""
+    config = settings(texts, max_steps=12, dropout=0.3, yardstick_order="none", batch_size=4)
+    real = EagerStep._gradients
+
+    def starve(self, inputs, state):
+        starve.calls += 1
+        if starve.calls == 4:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory"
+            )
+        return real(self, inputs, state)
+
+    def starved(folder, stop):
+        starve.calls = 0
+        said: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(EagerStep, "_gradients", starve)
+            if stop:
+                stop_at(6, signal.SIGTERM, patch)
+                with pytest.raises(StoppedError):
+                    run_training(config, folder, say=said.append, quiet=True)
+            else:
+                run_training(config, folder, say=said.append, quiet=True)
+        assert sum("in 2 parts from here on" in line for line in said) == 1
+
+    starved(tmp_path / "whole", stop=False)
+    starved(tmp_path / "run", stop=True)
+    resume_training(tmp_path / "run", quiet=True)
+    assert read_run(tmp_path / "run") == read_run(tmp_path / "whole")
+
+
+def test_a_run_that_went_back_knows_it_when_it_is_resumed(texts, tmp_path, monkeypatch):
+    """Steps 4 to 7 are not finite, once; then a signal, before any other checkpoint."""
+    config = settings(texts, max_steps=16, yardstick_order="none", schedule="constant")
+    real = EagerStep.__call__
+
+    def spoil(self, inputs, state):
+        spoil.calls += 1
+        if spoil.calls in (4, 5, 6, 7):
+            inputs = inputs._replace(targets_counted=inputs.targets_counted * float("nan"))
+        return real(self, inputs, state)
+
+    def spoiled(folder, stop):
+        spoil.calls = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(EagerStep, "__call__", spoil)
+            if not stop:
+                return run_training(config, folder, quiet=True)
+            stop_at(9, signal.SIGKILL, patch)  # which the next line makes an exception of
+            patch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                run_training(config, folder, quiet=True)
+        return resume_training(folder, quiet=True)
+
+    spoiled(tmp_path / "whole", stop=False)
+    spoiled(tmp_path / "run", stop=True)
+    assert read_run(tmp_path / "run") == read_run(tmp_path / "whole")
+    for folder in ("whole", "run"):
+        events = [event["event"] for event in read_metrics(tmp_path / folder / "events.jsonl")]
+        assert events[:5] == ["step is not finite"] * 4 + ["went back"]
+    rates = {
+        record["learning_rate"]
+        for record in read_metrics(tmp_path / "run" / "metrics.jsonl")
+        if "loss" in record
+    }
+    assert max(rates) == config.optimizer.learning_rate / 2
+
+
+def test_another_run_in_the_place_of_this_one_is_left_alone(texts, tmp_path, monkeypatch):
+    config = settings(texts, max_steps=12, yardstick_order="none", checkpoint_seconds=0)
+    other = run_training(settings(texts, seed=5), tmp_path / "other", quiet=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def swap(self, result):
+        if result.step == 4:
+            (tmp_path / "run").rename(tmp_path / "moved")
+            shutil.copytree(other.run, tmp_path / "run")
+        return real(self, result)
+
+    real = Watcher.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Watcher, "__call__", swap)
+        with pytest.raises(InputError, match="was moved or removed.*--resume") as error:
+            run_training(config, tmp_path / "run", quiet=True)
+    for path in other.run.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "run" / path.relative_to(other.run)).read_bytes() == path.read_bytes(), path
+    kept = Path(str(error.value).rpartition(" ")[2])
+    assert resume_training(kept, quiet=True).steps == 12
+
+
+def test_a_disk_that_holds_no_checkpoint_is_found_out_at_the_start(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.disk, "free", lambda path: 1000)
+    with pytest.raises(ResourceError, match="too full for the checkpoint of step 0"):
+        run_training(settings(texts), tmp_path / "run", quiet=True)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
 def test_a_second_ctrl_c_stops_at_once():

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from elman.train.signals import Signals
 
 
@@ -37,3 +39,12 @@ def test_nothing_is_said_of_nothing():
     with Signals(said.append) as signals:
         assert not signals.asked
     assert not said
+
+
+def test_one_ctrl_c_after_another_signal_does_not_stop_at_once():
+    with Signals(lambda line: None) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.asked is signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

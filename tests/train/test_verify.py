@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
-from elman.errors import InputError, StoppedError
+from elman.errors import ConfigError, InputError, StoppedError
 from elman.settings import resolve
 from elman.train import fit
 from elman.train.budget import Budget
@@ -69,7 +70,13 @@ def verify(run: Path, steps: int = 20) -> Verification:
 
 
 def found_wrong(verification: Verification) -> list[str]:
-    return [check.what for check in verification.checks if not check.sound]
+    return [check.what for check in verification.checks if check.sound is False]
+
+
+def assert_steps_not_checked(verification: Verification, why: str) -> None:
+    assert verification.sound
+    assert [check.what for check in verification.checks if check.sound is None] == ["first steps"]
+    assert why in verification.checks[-1].found
 
 
 def assert_equal_to_the_bit(verification: Verification, last: int) -> None:
@@ -186,6 +193,62 @@ def test_of_one_that_was_changed_and_killed_before_it_was_kept_again(text, tmp_p
     assert_equal_to_the_bit(verify(run, 30), 10)
 
 
+def test_so_is_one_that_went_on_in_another_precision(text, tmp_path, stop_at):
+    run = tmp_path / "run"
+    stop_at(11, lambda: run_training(settings(text, precision="bfloat16"), run, quiet=True))
+    resume_training(run, {"precision": "float32"}, quiet=True)
+    assert_equal_to_the_bit(verify(run), 10)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_one_that_went_on_with_other_threads_remembers_both(text, tmp_path, stop_at, threads):
+    run, differing = tmp_path / "run", "threads 1 here and 2 there"
+    threads(2)
+    stop_at(5, lambda: run_training(settings(text), run, quiet=True))
+    threads(1)
+    said: list[str] = []
+    stop_at(8, lambda: resume_training(run, say=said.append, quiet=True))
+    assert any(line.endswith(differing) for line in said)
+    said.clear()
+    resume_training(run, say=said.append, quiet=True)
+    assert any(line.endswith(differing) for line in said)
+    with pytest.raises(ConfigError, match=differing):
+        resume_training(run, {"max_steps": 14}, strict=True, quiet=True)
+    rewrite(run, lambda records: records[0].update(loss=records[0]["loss"] * (1 + 1e-6)))
+    verification = verify(run)
+    assert verification.sound
+    assert verification.checks[-1].found.endswith(differing)
+    threads(2)  # with which it began, but not all of its steps were taken
+    verification = verify(run)
+    assert verification.sound
+    assert verification.checks[-1].found.endswith("threads 2 here and 1 there")
+
+
+def test_where_the_settings_were_changed_before_the_first_step_nothing_is_compared(
+    text, tmp_path, monkeypatch
+):
+    def killed(self, result):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Watcher, "__call__", killed)
+        run_training(settings(text), run, quiet=True)
+    shutil.copytree(run, tmp_path / "killed")
+    (tmp_path / "killed" / "model").mkdir(exist_ok=True)
+    resume_training(run, {"max_steps": 13}, quiet=True)
+    assert_steps_not_checked(verify(run), "the settings were changed")
+    checks = {check.what: check for check in verify(tmp_path / "killed").checks}
+    assert checks["first steps"].sound is None
+    assert checks["first steps"].found == "nothing was trained yet"
+
+
 def test_fewer_steps_are_trained_when_fewer_are_asked_for(text, tmp_path):
     run_training(settings(text), tmp_path / "run", quiet=True)
     assert_equal_to_the_bit(verify(tmp_path / "run", 10), 10)
@@ -241,7 +304,7 @@ def rewrite(run: Path, change) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "learning_rate", "used"])
 @pytest.mark.parametrize("step", [1, 10, 12])
 def test_a_record_that_was_changed_by_the_last_bit_is_found(run, name, step):
     def change(records):
@@ -251,7 +314,7 @@ def test_a_record_that_was_changed_by_the_last_bit_is_found(run, name, step):
     rewrite(run, change)
     verification = verify(run)
     assert found_wrong(verification) == ["first steps"]
-    assert f"at step {step}" in verification.checks[-1].found
+    assert f"{name} at step {step}" in verification.checks[-1].found
 
 
 def test_records_of_another_step_are_found(run):
@@ -263,11 +326,29 @@ def test_records_of_another_step_are_found(run):
     assert found_wrong(verify(run)) == ["first steps"]
 
 
-def test_no_records_are_no_proof(run):
+def test_no_records_of_steps_that_were_taken_are_found(run):
     (run / "metrics.jsonl").write_text("")
     verification = verify(run)
     assert found_wrong(verification) == ["first steps"]
-    assert verification.checks[-1].found == "nothing was recorded of them"
+    assert verification.checks[-1].found == "no record of step 1"
+
+
+@pytest.mark.parametrize("step", [1, 10])
+def test_a_single_record_that_is_missing_is_found(run, step):
+    def change(records):
+        records[:] = [record for record in records if record["step"] != step or "loss" not in record]
+
+    rewrite(run, change)
+    verification = verify(run)
+    assert found_wrong(verification) == ["first steps"]
+    assert verification.checks[-1].found == f"no record of step {step}"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"event": "went back"}', '{"event": "resumed", "changes": 3}'])
+def test_an_event_that_is_none_is_named(run, content):
+    (run / "events.jsonl").write_text(content + "\n")
+    with pytest.raises(InputError, match=r"events.jsonl: no event: "):
+        verify_run(run)
 
 
 @pytest.mark.parametrize("name", ["step", "used", "loss", "gradient_norm"])
@@ -306,9 +387,71 @@ def test_another_text_is_found(finished, text, tmp_path):
         verify_run(run)
 
 
-def test_on_another_machine_the_steps_are_close(run):
+def began_with(run: Path, name: str, value: object) -> None:
     environment = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps(environment | {"instructions": "of another"}))
+    environment["machines"][0][name] = value
+    (run / "environment.json").write_text(json.dumps(environment))
+
+
+@pytest.mark.parametrize(("name", "value"), [("ranks", 2), ("device", "cuda:0")])
+def test_where_dropout_draws_other_numbers_the_steps_are_not_compared(run, name, value):
+    began_with(run, name, value)
+    rewrite(run, lambda records: records[0].update(loss=1.05 * records[0]["loss"]))
+    assert_steps_not_checked(verify(run), f"dropout draws other numbers: {name}")
+
+
+def test_without_dropout_those_of_ranks_are_close(text, tmp_path):
+    run = tmp_path / "run"
+    run_training(settings(text, dropout=0), run, quiet=True)
+    began_with(run, "ranks", 2)
+    for factor, sound in ((1 + 1e-6, True), (1.05, False)):
+        rewrite(run, lambda records, factor=factor: records[0].update(loss=factor * records[0]["loss"]))
+        verification = verify(run)
+        assert verification.sound == sound
+        assert verification.checks[-1].found.endswith("with ranks 1 here and 2 there")
+
+
+def test_a_loss_in_other_pieces_is_another_machine(run):
+    began_with(run, "loss", "exact, 1 rows by 1 words at a time")
+    rewrite(run, lambda records: records[0].update(loss=(1 + 1e-6) * records[0]["loss"]))
+    verification = verify(run)
+    assert verification.sound
+    assert 'and "exact, 1 rows by 1 words at a time" there' in verification.checks[-1].found
+
+
+def test_damaged_tokens_are_found(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELMAN_CACHE", str(tmp_path / "cache"))
+    run = tmp_path / "run"
+    run_training(settings(text), run, quiet=True)
+    assert {check.what: check.sound for check in verify(run).checks}["prepared tokens"]
+    folder = Path(json.loads((run / "environment.json").read_text())["data"]["folder"])
+    flip(folder / "valid.tokens")
+    assert found_wrong(verify(run)) == ["prepared tokens"]
+    shutil.rmtree(folder)
+    verification = verify(run)
+    assert verification.sound
+    (check,) = [check for check in verification.checks if check.sound is None]
+    assert check.what == "prepared tokens"
+    assert check.found.endswith("is no longer there")
+
+
+def test_another_held_out_text_is_found_and_refused(text, tmp_path):
+    run, held_out, other = tmp_path / "run", tmp_path / "held.txt", tmp_path / "other.txt"
+    held_out.write_text("line 1000 of a small text\n" * 9)
+    run_training(settings(text, valid=held_out), run, quiet=True)
+    assert "held-out text" in {check.what for check in verify(run).checks}
+    shutil.copy(held_out, other)
+    resume_training(run, {"valid": other, "max_steps": 13}, quiet=True)  # the same elsewhere
+    other.write_text("line 1001 of a small text\n" * 9)
+    assert found_wrong(verify(run)) == ["held-out text"]
+    with pytest.raises(InputError, match="the held-out text is not that of the run"):
+        resume_training(run, {"max_steps": 14}, quiet=True)
+    with pytest.raises(InputError, match="the held-out text is not that of the run"):
+        resume_training(run, {"max_steps": 14, "valid": text}, quiet=True)
+
+
+def test_on_another_machine_the_steps_are_close(run):
+    began_with(run, "instructions", "of another")
     assert_equal_to_the_bit(verify(run), 12)  # by chance they may be
 
     def change(factor):
@@ -348,7 +491,9 @@ def test_counts_are_counted_again(text, tmp_path):
     run_training(config, run, quiet=True)
     verification = verify(run)
     assert verification.sound
-    assert [check.what for check in verification.checks] == ["model", "text", "tokenizer", "counted again"]
+    assert [check.what for check in verification.checks] == [
+        *("model", "prepared tokens", "text", "tokenizer", "counted again")
+    ]
     assert verification.checks[-1].found == "equal to the bit"
 
 

@@ -27,7 +27,7 @@ from elman.cli.render import Output, say, visible
 from elman.cli.settings import settings_command
 from elman.cli.train import gather_settings, train_command
 from elman.cli.verify import verify_command
-from elman.errors import ElmanError, MissingExtraError, ResourceError
+from elman.errors import ElmanError, MissingExtraError, ResourceError, is_out_of_memory
 from elman.files import disk_is_full
 
 HELP = """\
@@ -104,9 +104,6 @@ def run(arguments: list[str]) -> int:
         return _fail(error, 2, debug, explain(error))
     except ElmanError as error:
         return _fail(error, error.exit_code, debug)
-    except MemoryError as error:
-        message = "out of memory; make the model or the batch smaller"
-        return _fail(error, ResourceError.exit_code, debug, message)
     except KeyboardInterrupt:
         say("elman: interrupted")
         return 130
@@ -122,6 +119,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if missing := not_importable(error):
             return _fail(error, MissingExtraError.exit_code, debug, missing)
+        if is_out_of_memory(error):
+            message = "out of memory; make the model or the batch smaller"
+            return _fail(error, ResourceError.exit_code, debug, message)
         message = f"{type(error).__name__}: {error}; this is a fault of elman's: --debug shows where"
         return _fail(error, 1, debug, message)
 

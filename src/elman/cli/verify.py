@@ -6,15 +6,19 @@ from elman.cli.arguments import Whole
 from elman.cli.render import print_json, print_table, say
 from elman.config import require_integer
 
+OUTCOMES = {True: "sound", False: "NOT SOUND", None: "not checked"}
+"""As people are shown them."""
+
 
 def verify_command(run: Path, /, *, steps: Whole = 20, json: bool = False) -> int:
     """Check that a run is what it says: files, text, and its first steps.
 
-    The model and the checkpoints are compared with their checksums, and the text
-    and the tokenizer with those of the run. Then the first steps are trained again
-    and compared with what was recorded: on the same machine they are equal to the
-    bit. An n-gram model is counted again. Nothing in the folder is changed; the
-    exit code is 1 if something is not as it should be.
+    The model, the checkpoints and the prepared tokens are compared with their
+    checksums, and the texts and the tokenizer with those of the run. Then the first
+    steps are trained again and compared with what was recorded: on the same machine
+    they are equal to the bit. An n-gram model is counted again. What cannot be
+    compared is "not checked". Nothing in the folder is changed; the exit code is 1
+    if something is not as it should be.
 
     Args:
         run: A run folder.
@@ -29,9 +33,6 @@ def verify_command(run: Path, /, *, steps: Whole = 20, json: bool = False) -> in
     if json:
         print_json(verification.as_dict())
     else:
-        rows = [
-            [check.what, "sound" if check.sound else "NOT SOUND", check.found]
-            for check in verification.checks
-        ]
+        rows = [[check.what, OUTCOMES[check.sound], check.found] for check in verification.checks]
         print_table(["", "", "found"], rows, left=(0, 1, 2))
     return 0 if verification.sound else 1

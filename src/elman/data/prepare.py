@@ -52,7 +52,8 @@ class Prepared:
     train: TokenStore
     valid: TokenStore
     manifest: dict[str, Any]
-    """Names, sizes, checksums, notes, and how many held-out documents also stand in the training text."""
+    """Names, sizes, checksums (`valid_sha256` is that of a held-out text of its own, else None), notes, and how many
+    held-out documents also stand in the training text."""
 
 
 def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks: Ranks = ALONE) -> Prepared:
@@ -117,7 +118,8 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks
                 f"{config.corpus}: no {name} text left after the split; give --valid FILE, or more text{enough}"
             )
     notes = corpus.notes + (other.notes if other else []) + repairs
-    return _prepared(finished, {"corpus": config.corpus, "notes": notes, "content_sha256": survey.sha256})
+    known = {"corpus": config.corpus, "notes": notes, "content_sha256": survey.sha256}
+    return _prepared(finished, known | {"valid_sha256": other_survey.sha256 if other_survey else None})
 
 
 def prepare_text(
@@ -168,7 +170,7 @@ def open_prepared(manifest: Mapping[str, Any]) -> Prepared:
     said, found = finished.manifest["key"]["content"], manifest["content_sha256"]
     if said != found:
         raise InputError(f"{folder}: tokens of the text {said[:12]}, and {found[:12]} was used; {way_out}")
-    kept = {key: manifest[key] for key in ("corpus", "notes", "content_sha256")}
+    kept = {key: manifest[key] for key in ("corpus", "notes", "content_sha256", "valid_sha256")}
     return _prepared(finished, kept)
 
 

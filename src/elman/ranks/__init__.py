@@ -50,6 +50,10 @@ class Ranks:
         """The first rank's value, on all ranks; one small message, cheap enough for every step."""
         return value if self._link is None else self._link.broadcast(value)
 
+    def most(self, values: list[int]) -> list[int]:
+        """The largest of each of `values` over all ranks, on all; as cheap as `agree`."""
+        return values if self._link is None else self._link.most(values)
+
     def gather(self, value: T) -> list[T]:
         """The values of all ranks in their order, on all ranks: JSON-able ones, or float64 arrays."""
         return [value] if self._link is None else self._link.gather(value)

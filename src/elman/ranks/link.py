@@ -249,6 +249,13 @@ class Link:
         agreed: T = json.loads((head[8:] + tail)[:length])
         return agreed
 
+    def most(self, values: list[int]) -> list[int]:
+        """The largest of each over all ranks."""
+        largest = torch.tensor(values)
+        with self._naming_the_lost():
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=self._group)
+        return [int(value) for value in largest]
+
     def gather(self, value: T) -> list[T]:
         """The values of all ranks."""
         payload = _pack(value)

@@ -8,6 +8,7 @@ end        validated, and a last checkpoint, from which the run can be extended
 """
 
 import base64
+import contextlib
 import json
 import math
 import shlex
@@ -49,6 +50,8 @@ class Keeping:
     checkpoints: Checkpoints
     facts: Mapping[str, Any]
     """For the manifests."""
+    ours: Callable[[], bool]
+    """Whether the folder of the run is still the one that was locked."""
     describe: Callable[[Path], None]
     """Writes what else a run needs to be resumed into a folder."""
     start: dict[str, bytes] | None = None
@@ -92,6 +95,7 @@ class Course:
             "watcher": watcher,
             "metrics": watcher.log,
             "events": events,
+            "step": take_step,
         }
         self._saver = (
             None
@@ -101,6 +105,7 @@ class Course:
                 lambda: (training.step, take(training, watcher.best_weights, self._parts, ranks)),
                 keeping.facts,
                 checkpoint_seconds,
+                ours=keeping.ours,
                 describe=keeping.describe,
                 warn=say,
                 ranks=ranks,
@@ -123,7 +128,7 @@ class Course:
                 raise DivergedError(
                     f"the held-out text scores {self._watcher.best} nats; lower learning_rate"
                 )
-        self._save(last=True)
+        self._save(required=True)
         if number := self._asked():  # perhaps only now, while that was written
             raise self._stopped(number)
         with torch.no_grad():
@@ -136,13 +141,15 @@ class Course:
             self._go_back(keeping.start)
         else:
             self._forget()
-            self._save()
+            self._save(required=True)
         if keeping is None or keeping.changes is None:
             return
         event = {"step": self._training.step, "event": "resumed", "changes": dict(keeping.changes)}
         self._events.write(event)
         if keeping.changes:
-            self._save()  # else the event would be forgotten by a resume from the checkpoint before
+            self._save(
+                required=True
+            )  # else the event would be forgotten by a resume from the checkpoint before
             if self._ranks.is_first:
                 keeping.describe(self._folder)  # and only now, so that no change is without its event
 
@@ -155,33 +162,34 @@ class Course:
             if files is None:
                 self._diagnose(error)
                 raise
-            bad = self._guard.state_dict()["bad"]
-            event = {"step": t.step, "event": "went back", "reason": str(error), "not_finite": bad}
-            self._go_back(files)
+            event = {"step": t.step, "event": "went back", "reason": str(error)}
+            self._go_back(files, all_but="events")  # what happened has happened
             t.ease = EASE
             self._events.write(event | {"to": t.step})
+            self._save()  # else a run that is resumed from before would not know of it
             self._say(f"warning: {error}; going back to step {t.step:,}, with {EASE:g} of the learning rate")
             self._train()
 
     def _observe(self, result: StepResult) -> bool:
         self._watcher(result)
-        asked, due = self._signals.asked is not None, self._saver is not None and self._saver.due
-        stop, save = self._ranks.agree([asked, due])
+        due = self._ranks.is_first and self._saver is not None and self._saver.due
+        stop, save = self._ranks.most([int(self._signals.asked or 0), due])
         if save and not stop:
             self._save()
-        return stop
+        return bool(stop)
 
     def _asked(self) -> int:
-        """The signal that asked to stop; 0 if none did."""
-        return self._ranks.agree(int(self._signals.asked or 0))
+        """The signal that asked any of the ranks to stop; 0 if none did."""
+        return self._ranks.most([int(self._signals.asked or 0)])[0]
 
-    def _save(self, *, last: bool = False) -> None:
+    def _save(self, *, required: bool = False) -> None:
         if self._saver is not None:
             with self._budget.paused():
-                self._saver.save(last=last)
+                self._saver.save(required=required)
 
-    def _go_back(self, files: Mapping[str, bytes]) -> None:
-        self._watcher.best_weights = put_back(self._training, self._parts, files, self._ranks)
+    def _go_back(self, files: Mapping[str, bytes], *, all_but: str = "") -> None:
+        parts = {name: part for name, part in self._parts.items() if name != all_but}
+        self._watcher.best_weights = put_back(self._training, parts, files, self._ranks)
         self._watcher.used, _ = self._budget.look(self._training.step)
 
     def _forget(self) -> None:
@@ -207,6 +215,8 @@ class Course:
         if not self._ranks.is_first:
             return
         training = self._training
+        with contextlib.suppress(DivergedError):  # an accelerator's last losses may say so once more
+            self._guard.look()
         weights = {
             name: {
                 "not_finite": int((~tensor.isfinite()).sum()),

@@ -90,6 +90,7 @@ def fit_network(
             log,
             board,
             ranks,
+            ours=folder.is_dir if keeping is None else keeping.ours,
             settle=lambda: settle(training),
             warn=say,
         )

@@ -27,8 +27,10 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, *, warn: Callable[[str], object] = warnings.warn) -> Iterator[None]:
+def run_lock(folder: Path, *, warn: Callable[[str], object] = warnings.warn) -> Iterator[Callable[[], bool]]:
     """Hold the lock of the run in `folder`, which exists; it is given back, and the file removed, on the way out.
+
+    What it yields says whether `folder` is still the one that was locked, and not another that took its place.
 
     A process forked while it is held shares it: workers of a loader must be spawned, or end with their parent.
 
@@ -47,7 +49,7 @@ def run_lock(folder: Path, *, warn: Callable[[str], object] = warnings.warn) -> 
             raise ResourceError(f"{folder}: the disk is full; free some space") from error
         raise InputError(f"{folder}: cannot lock it: {error.strerror}; make it writable") from error
     try:
-        yield
+        yield lambda: _is_at(file, Path(file.name))
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone
             _remove_if_it_is(file)

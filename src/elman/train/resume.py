@@ -2,27 +2,33 @@
 
 may change      the budget, the rate and its schedule, how often is validated and saved, the machine
 may not         the model, the text, the tokenizer, the batches, the seed: that would be another run
-must be equal   the content of the text and of the tokenizer, by checksum
-is warned of    another machine, version or number of threads: the bits may then differ (`strict` refuses)
+must be equal   the content of the text, of the held-out text and of the tokenizer, by checksum
+is warned of    another machine, version or number of threads than at any start of the run: the bits may then
+                differ (`strict` refuses)
 """
 
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from elman.config import BUDGETS, RunConfig
 from elman.errors import ConfigError, InputError
 from elman.settings import amend, from_toml, to_dict
 
+T = TypeVar("T")
+
 CONFIG, ENVIRONMENT, RESULT = "config.toml", "environment.json", "result.json"
 """Of a run folder: its settings, where it ran, and, once it is finished, what it came to."""
 
 CHANGEABLE = {
-    "data": {"corpus", "valid"},  # where the text lies; what it says is compared
+    "data": {
+        "corpus",
+        "valid",
+    },  # where the texts lie; what they say is compared, and a fraction stays as it is
     "optimizer": {"learning_rate", "weight_decay", "warmup", "schedule", "clip_norm"},
     "training": {
         *BUDGETS,
@@ -38,8 +44,14 @@ CHANGEABLE = {
     },
 }
 
-BITS_DEPEND_ON = ("torch", "threads", "device", "product_dtype", "instructions", "ranks")
+BITS_DEPEND_ON = (
+    *("torch", "threads", "device", "product_dtype", "instructions", "ranks"),
+    *("loss", "recurrence"),  # how they are computed: also a matter of the size of a cache
+)
 """Facts of an environment with which the last bits of a sum may change."""
+
+SAME_DATA = {"content_sha256": "text", "valid_sha256": "held-out text", "tokenizer_sha256": "tokenizer"}
+"""Checksums in the manifest of prepared data that a run keeps, and what they are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +117,10 @@ def change(earlier: Earlier, overrides: Mapping[str, object]) -> tuple[RunConfig
             old = before[section][name]
             if old != value:
                 changes[f"{section}.{name}"] = (old, value)
-                if name not in CHANGEABLE.get(section, ()):
+                divided_anew = name == "valid" and not (
+                    earlier.config.data.valid_fraction is None is config.data.valid_fraction
+                )
+                if name not in CHANGEABLE.get(section, ()) or divided_anew:
                     refused.append(f"{section}.{name} ({old} in the run, {value} given)")
     if refused:
         raise ConfigError(
@@ -115,28 +130,42 @@ def change(earlier: Earlier, overrides: Mapping[str, object]) -> tuple[RunConfig
 
 
 def require_same_data(earlier: Earlier, manifest: Mapping[str, Any]) -> None:
-    """Compare the prepared text with that of the run.
+    """Compare the prepared texts with those of the run.
 
     Raises:
-        InputError: The text or the tokenizer has changed; shows both checksums.
+        InputError: A text or the tokenizer has changed; shows both checksums.
     """
-    then = (earlier.environment or {}).get("data", {})
-    for key, what in (("content_sha256", "text"), ("tokenizer_sha256", "tokenizer")):
-        if then and then.get(key) != manifest[key]:
+    if earlier.environment is None:
+        return
+    then = earlier.environment.get("data", {})
+    for key, what in SAME_DATA.items():
+        if then.get(key) != manifest.get(key):
             raise InputError(
-                f"{earlier.folder}: the {what} is not that of the run: SHA-256 {manifest[key][:16]}... here,"
-                f" {str(then.get(key))[:16]}... there; give the same {what}, or start a new run"
+                f"{earlier.folder}: the {what} is not that of the run: SHA-256 {shortened(manifest.get(key))} here,"
+                f" {shortened(then.get(key))} there; give the same {what}, or start a new run"
             )
 
 
-def differences(earlier: Earlier, environment: Mapping[str, Any]) -> str:
-    """In words, what may make the last bits differ from those of the run; empty if nothing does."""
-    then, now = _facts(earlier.environment or {}), _facts(environment)
-    return ", ".join(
-        f"{name} {now.get(name)} here and {then[name]} there"
-        for name in BITS_DEPEND_ON
-        if name in then and then[name] != now.get(name)
-    )
+def shortened(checksum: str | None) -> str:
+    """As people are shown it."""
+    return "none" if checksum is None else f"{checksum[:16]}..."
+
+
+def machines(earlier: Earlier | None, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Facts in `BITS_DEPEND_ON` of all starts of a run, of which `environment` is the newest; in order, each once."""
+    return _once([*([] if earlier is None else _machines_of(earlier)), _facts(environment)])
+
+
+def differences(
+    earlier: Earlier, environment: Mapping[str, Any], facts: Iterable[str] = BITS_DEPEND_ON
+) -> str:
+    """In words, which of `facts` are otherwise here than at some start of the run; empty if none is."""
+    here, said = _facts(environment), []
+    for name in facts:
+        there = _once(machine[name] for machine in _machines_of(earlier) if name in machine)
+        if others := [_quoted(value) for value in there if value != here.get(name)]:
+            said.append(f"{name} {_quoted(here.get(name))} here and {' and '.join(others)} there")
+    return ", ".join(said)
 
 
 def require_same_machine(earlier: Earlier, environment: Mapping[str, Any]) -> None:
@@ -158,10 +187,10 @@ def reads_standard_input(config: RunConfig) -> bool:
 
 def recorded_dtype(earlier: Earlier, config: RunConfig) -> str | None:
     """The arithmetic of the products that `auto` chose when the run began; it is not chosen again."""
-    if earlier.environment is None or config.training.precision != "auto":
+    found = _machines_of(earlier)
+    if not found or config.training.precision != "auto":
         return None
-    name = earlier.environment.get("product_dtype", "")
-    return str(name).removeprefix("torch.") or None
+    return str(found[0].get("product_dtype", "")).removeprefix("torch.") or None
 
 
 def with_precision(config: RunConfig, name: str | None) -> RunConfig:
@@ -172,8 +201,31 @@ def with_precision(config: RunConfig, name: str | None) -> RunConfig:
     return dataclasses.replace(config, training=training)
 
 
+def _machines_of(earlier: Earlier) -> list[dict[str, Any]]:
+    """Those that a run was started on so far."""
+    environment = earlier.environment or {}
+    return environment.get("machines") or ([_facts(environment)] if environment else [])
+
+
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
-    return {**environment, "torch": environment.get("packages", {}).get("torch")} if environment else {}
+    """Those in `BITS_DEPEND_ON`, as far as they are known."""
+    known = {**environment, **environment.get("choices", {})}
+    known["torch"] = environment.get("packages", {}).get("torch")
+    return {name: known[name] for name in BITS_DEPEND_ON if known.get(name) is not None}
+
+
+def _once(values: Iterable[T]) -> list[T]:
+    """Without repetitions, in their order; they need not be hashable."""
+    found: list[T] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _quoted(value: object) -> str:
+    """In quotation marks where it is many words."""
+    return f'"{value}"' if " " in str(value) else str(value)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

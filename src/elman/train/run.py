@@ -31,7 +31,7 @@ from elman.evaluate.score import Score, score_columns, score_store
 from elman.files import make_folder, remove_scratch, write_atomically
 from elman.models.build import count_parameters, require_memory
 from elman.ranks import ALONE, Ranks
-from elman.settings import to_toml
+from elman.settings import from_dict, to_dict, to_toml
 from elman.text_model import Sample, TextModel
 from elman.train.card import model_card
 from elman.train.checkpoint import Checkpoints
@@ -50,6 +50,7 @@ from elman.train.resume import (
     change,
     differences,
     find_unfinished,
+    machines,
     open_run,
     reads_standard_input,
     recorded_dtype,
@@ -131,7 +132,7 @@ def run_training(
     """
     check(config)
     folder = Path(ranks.first_does(lambda: str(_make_run_folder(out, config))))
-    with locked(folder, say, ranks):
+    with locked(folder, say, ranks) as ours:
         if ranks.is_first:
             write_atomically(folder / CONFIG, to_toml(config))
         try:
@@ -140,7 +141,7 @@ def run_training(
             if ranks.is_first:
                 (folder / CONFIG).unlink(missing_ok=True)
             raise
-        return _carry_out(folder, config, material, None, command, say, quiet, ranks)
+        return _Run(folder, config, material, None, ours, command, say, quiet, ranks).carry_out()
 
 
 def resume_training(
@@ -166,17 +167,17 @@ def resume_training(
         ConfigError: A setting cannot be changed.
         ElmanError: As for `run_training`.
     """
-    earlier = open_run(find_unfinished() if run is None else run)
+    earlier = _open_run(run, ranks)
     config, changes = change(earlier, overrides or {})
     if earlier.finished and not any(name.partition(".")[2] in BUDGETS for name in changes):
-        result = read_result(earlier.folder)
+        result = _result_from(ranks.first_does(lambda: read_result(earlier.folder).as_dict()))
         say(
             f"{earlier.folder} is finished, after {result.steps:,} steps: nothing to do; more of it:"
             f" elman train --resume {shlex.quote(str(earlier.folder))} --max-steps {max(1, 2 * result.steps)}"
         )
         return result
     check(config)
-    with locked(earlier.folder, say, ranks):
+    with locked(earlier.folder, say, ranks) as ours:
         material = _prepare(config, say, ranks, earlier)
         require_same_data(earlier, material.data.manifest)
         if strict:
@@ -185,8 +186,19 @@ def resume_training(
             say(f"warning: the run may not go on to the bit: {differing}")
         for name, (old, new) in changes.items():
             say(f"{name}: {new} (was {old})")
-        result = _carry_out(earlier.folder, config, material, changes, command, say, quiet, ranks)
-    return result
+        return _Run(earlier.folder, config, material, changes, ours, command, say, quiet, ranks).carry_out()
+
+
+def _open_run(run: Path | None, ranks: Ranks) -> Earlier:
+    """What the first rank finds, as only it may have the folder."""
+
+    def read() -> dict[str, Any]:
+        found = open_run(find_unfinished() if run is None else run)
+        facts = {"environment": found.environment, "finished": found.finished}
+        return {"folder": str(found.folder), "config": to_dict(found.config), **facts}
+
+    found = ranks.first_does(read)
+    return Earlier(Path(found["folder"]), from_dict(found["config"]), found["environment"], found["finished"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,13 +227,14 @@ def check(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, say: Say, ranks: Ranks) -> Iterator[None]:
-    """The run as ours alone; a folder in which nothing came to be is removed."""
+def locked(folder: Path, say: Say, ranks: Ranks) -> Iterator[Callable[[], bool]]:
+    """The run as ours alone, and whether it still is; a folder in which nothing came to be is removed."""
+    ours: list[Callable[[], bool]] = []
     with contextlib.ExitStack() as stack:
         if ranks.is_first:
             stack.callback(_remove_if_empty, folder)
-        ranks.first_does(lambda: stack.enter_context(run_lock(folder, warn=_warning(say))))
-        yield
+        ranks.first_does(lambda: ours.append(stack.enter_context(run_lock(folder, warn=_warning(say)))))
+        yield lambda: all(still() for still in ours)
 
 
 def _warning(say: Say) -> Say:
@@ -239,6 +252,10 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
     set_up(config.training)
     kept = None if earlier is None else recorded_dtype(earlier, config)
     machine = choose_machine(with_precision(config, kept).training)
+    dtype = ranks.agree(
+        str(machine.product_dtype).removeprefix("torch.")
+    )  # found by trying, perhaps otherwise
+    machine = replace(machine, product_dtype=getattr(torch, dtype))
     if earlier is not None and earlier.environment is not None and reads_standard_input(config):
         data = open_prepared(earlier.environment["data"])  # what was piped in then is not piped in again
     else:
@@ -258,6 +275,7 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
     else:
         counted = fit_counts(config, data)
     environment = describe_environment(machine, ranks) | {"choices": chosen, "data": data.manifest}
+    environment["machines"] = machines(earlier, environment)
     return Material(data=data, machine=machine, environment=environment, loader=loader, counted=counted)
 
 
@@ -265,82 +283,114 @@ def _beside(ranks: Ranks) -> str:
     return f", {ranks.size} ranks" if ranks.size > 1 else ""
 
 
-def _carry_out(
-    folder: Path,
-    config: RunConfig,
-    material: Material,
-    changes: Mapping[str, Any] | None,
-    command: str,
-    say: Say,
-    quiet: bool,
-    ranks: Ranks,
-) -> RunResult:
-    """Train in `folder`, from its newest checkpoint if `changes` (which may be empty) says that it is resumed."""
-    settings = to_toml(config)
-    environment = json.dumps(material.environment | {"command": command}, indent=2) + "\n"
-    ranks.handshake(
-        {
-            "elman": __version__,
-            "torch": torch.__version__,
-            "settings": sha256(settings.encode()).hexdigest(),
-            "text": material.data.manifest["content_sha256"],
-        }
-    )
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run that is about to be trained."""
 
-    def describe(place: Path) -> None:
-        write_atomically(place / CONFIG, settings)
-        write_atomically(place / ENVIRONMENT, environment)
+    folder: Path
+    config: RunConfig
+    material: Material
+    changes: Mapping[str, Any] | None
+    """Of the settings, where it is resumed; perhaps none."""
+    ours: Callable[[], bool]
+    command: str
+    say: Say
+    quiet: bool
+    ranks: Ranks
 
-    if ranks.is_first:
-        for place in (folder, folder / "model"):
-            remove_scratch(place)
-        (folder / RESULT).unlink(missing_ok=True)
-        if not changes or material.counted is not None:
-            describe(folder)
-    fit = material.counted
-    if fit is None:
-        fit = _fit(folder, config, material, changes, describe, say, quiet, ranks)
-    return _finish(folder, config, material, fit, command, say, ranks)
+    def carry_out(self) -> RunResult:
+        """Train, from the newest checkpoint if it is resumed, and finish."""
+        self.ranks.handshake(
+            {
+                "elman": __version__,
+                "torch": torch.__version__,
+                "settings": sha256(to_toml(self.config).encode()).hexdigest(),
+                "text": self.material.data.manifest["content_sha256"],
+                "device": self.material.machine.device.type,
+            }
+        )
+        if self.ranks.is_first:
+            for place in (self.folder, self.folder / "model"):
+                remove_scratch(place)
+            (self.folder / RESULT).unlink(missing_ok=True)
+            if not self.changes or self.material.counted is not None:
+                self._describe(self.folder)
+        return self._finish(self.material.counted or self._fit())
 
+    def _describe(self, place: Path) -> None:
+        """Write what a run needs to be resumed, beside its checkpoints."""
+        environment = json.dumps(self.material.environment | {"command": self.command}, indent=2)
+        write_atomically(place / CONFIG, to_toml(self.config))
+        write_atomically(place / ENVIRONMENT, environment + "\n")
 
-def _fit(
-    folder: Path,
-    config: RunConfig,
-    material: Material,
-    changes: Mapping[str, Any] | None,
-    describe: Callable[[Path], None],
-    say: Say,
-    quiet: bool,
-    ranks: Ranks,
-) -> Fit:
-    """Train a network, and keep it."""
-    kept = config.training.checkpoints_kept
-    checkpoints = Checkpoints(folder / "checkpoints", keep=kept, warn=_warning(say))
-    start = None
-    if ranks.is_first:
-        checkpoints.clean()
-    if changes is not None:
-        start = newest_files(checkpoints, ranks)
-        say(_where_from(start))
-    keeping = Keeping(
-        checkpoints=checkpoints,
-        facts=_facts(material),
-        describe=describe,
-        start=start,
-        changes=None if changes is None else {name: list(pair) for name, pair in changes.items()},
-    )
-    assert material.loader is not None, "a model is trained or counted"
-    return fit_network(
-        config,
-        material.data,
-        material.loader,
-        material.machine,
-        folder,
-        say=say,
-        quiet=quiet,
-        keeping=keeping,
-        ranks=ranks,
-    )
+    def _fit(self) -> Fit:
+        """Train a network, and keep it."""
+        kept, changes = self.config.training.checkpoints_kept, self.changes
+        checkpoints = Checkpoints(self.folder / "checkpoints", keep=kept, warn=_warning(self.say))
+        start = None
+        if self.ranks.is_first:
+            checkpoints.clean()
+        if changes is not None:
+            start = newest_files(checkpoints, self.ranks)
+            self.say(_where_from(start))
+        keeping = Keeping(
+            checkpoints=checkpoints,
+            facts=_facts(self.material),
+            ours=self.ours,
+            describe=self._describe,
+            start=start,
+            changes=None if changes is None else {name: list(pair) for name, pair in changes.items()},
+        )
+        assert self.material.loader is not None, "a model is trained or counted"
+        return fit_network(
+            self.config,
+            self.material.data,
+            self.material.loader,
+            self.material.machine,
+            self.folder,
+            say=self.say,
+            quiet=self.quiet,
+            keeping=keeping,
+            ranks=self.ranks,
+        )
+
+    def _finish(self, fit: Fit) -> RunResult:
+        """Score, sample, and write what a finished run has."""
+        config, data, folder = self.config, self.material.data, self.folder
+        text_model = TextModel(fit.model, data.tokenizer, config.model)
+        self.say("scoring the held-out text")
+        valid = text_model.score_store(data.valid, ranks=self.ranks)
+
+        def write() -> dict[str, Any]:
+            samples = text_model.generate(
+                samples=SAMPLES,
+                max_tokens=SAMPLE_TOKENS,
+                temperature=SAMPLE_TEMPERATURE,
+                seed=config.training.seed,
+            )
+            result = RunResult(
+                run=folder,
+                model=folder / "model",
+                preset=config.preset,
+                steps=fit.steps,
+                tokens=fit.tokens,
+                seconds=fit.seconds,
+                parameters=count_parameters(fit.model),
+                valid=valid,
+                yardstick=None if self.material.counted else _score_yardstick(config, data, self.say),
+                samples=samples,
+            )
+            if not self.ours():
+                raise InputError(f"{folder}: was moved or removed; where it is now: elman train --resume RUN")
+            environment, machine = self.material.environment, self.material.machine
+            card = model_card(config, data.manifest, result.as_dict(), self.command, environment)
+            text_model.save(result.model, card)
+            write_atomically(folder / "report.html", _report(config, result, data, machine, self.command))
+            # Last, as a run that has it is finished.
+            write_atomically(folder / RESULT, json.dumps(result.as_dict(), indent=2) + "\n")
+            return result.as_dict()
+
+        return _result_from(self.ranks.first_does(write))
 
 
 def _facts(material: Material) -> dict[str, Any]:
@@ -354,45 +404,6 @@ def _where_from(files: Mapping[str, bytes] | None) -> str:
     if files is None:
         return "no checkpoint yet: starting from the beginning"
     return f"going on from step {json.loads(files['trainer.json'])['step']:,}"
-
-
-def _finish(
-    folder: Path, config: RunConfig, material: Material, fit: Fit, command: str, say: Say, ranks: Ranks
-) -> RunResult:
-    """Score, sample, and write what a finished run has."""
-    data = material.data
-    text_model = TextModel(fit.model, data.tokenizer, config.model)
-    say("scoring the held-out text")
-    valid = text_model.score_store(data.valid, ranks=ranks)
-
-    def write() -> dict[str, Any]:
-        samples = text_model.generate(
-            samples=SAMPLES,
-            max_tokens=SAMPLE_TOKENS,
-            temperature=SAMPLE_TEMPERATURE,
-            seed=config.training.seed,
-        )
-        result = RunResult(
-            run=folder,
-            model=folder / "model",
-            preset=config.preset,
-            steps=fit.steps,
-            tokens=fit.tokens,
-            seconds=fit.seconds,
-            parameters=count_parameters(fit.model),
-            valid=valid,
-            yardstick=_score_yardstick(config, data, say) if material.loader is not None else None,
-            samples=samples,
-        )
-        card = model_card(config, data.manifest, result.as_dict(), command, material.environment)
-        text_model.save(result.model, card)
-        write_atomically(folder / "report.html", _report(config, result, data, material.machine, command))
-        write_atomically(
-            folder / RESULT, json.dumps(result.as_dict(), indent=2) + "\n"
-        )  # last: it is finished
-        return result.as_dict()
-
-    return _result_from(ranks.first_does(write))
 
 
 def read_result(folder: Path) -> RunResult:

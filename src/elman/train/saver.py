@@ -32,6 +32,7 @@ class Saver:
         take: The step, and the files of a checkpoint; nothing in it is changed.
         facts: For the manifest.
         seconds: Between two checkpoints, at least.
+        ours: Whether the folder of the run is still the one that was locked.
         describe: Writes what else a run needs to be resumed into a folder, for a run whose own folder is gone.
         warn: Told of failures, a line each.
         ranks: The processes of the job.
@@ -45,12 +46,14 @@ class Saver:
         facts: Mapping[str, Any],
         seconds: float,
         *,
+        ours: Callable[[], bool],
         describe: Callable[[Path], None],
         warn: Callable[[str], object],
         ranks: Ranks = ALONE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checkpoints, self._take, self._facts, self._describe = checkpoints, take, facts, describe
+        self._ours = ours
         self._seconds, self._warn, self._ranks, self._clock = seconds, warn, ranks, clock
         self._interval, self._last, self._failures = seconds, clock(), 0
 
@@ -59,25 +62,27 @@ class Saver:
         """Whether it is time; asked of the first rank only."""
         return self._clock() - self._last >= self._interval
 
-    def save(self, *, last: bool = False) -> None:
-        """Write a checkpoint now; after the `last` one nothing tries again.
+    def save(self, *, required: bool = False) -> None:
+        """Write a checkpoint now.
+
+        Args:
+            required: It must succeed: nothing tries again, or something depends on it.
 
         Raises:
-            ResourceError: It failed, and was the last, or so did those before it; the last good one stays.
+            ResourceError: It failed, and so did those before it; the last good one stays. If `required`, at once,
+                like whatever else is the reason.
             InputError: The folder of the run is gone; the message says where the training is kept.
             DivergedError: A weight is not finite.
         """
         began = self._clock()
         step, files = self._take()
-        failure = self._ranks.first_does(lambda: self._write(step, files))
+        failure = self._ranks.first_does(lambda: self._write(step, files, required))
         self._last = self._clock()
         if failure is None:
             self._failures = 0
             self._interval = max(self._seconds, (self._last - began) / MOST_SHARE)
             return
         self._failures += 1
-        if last:
-            raise ResourceError(f"{failure}; what was learnt since the checkpoint before is not saved")
         if self._failures == PATIENCE:
             raise ResourceError(
                 f"{failure}; this was the third attempt, and the checkpoints of before are kept"
@@ -85,13 +90,17 @@ class Saver:
         self._interval = self._seconds / 2
         self._warn(f"warning: no checkpoint at step {step:,}: {failure}; training goes on and tries again")
 
-    def _write(self, step: int, files: Mapping[str, bytes]) -> str | None:
+    def _write(self, step: int, files: Mapping[str, bytes], required: bool) -> str | None:
         """Why it failed, or None."""
+        if not self._ours():
+            raise self._rescue(step, files)
         try:
             self._checkpoints.write(step, files, self._facts)
         except ElmanError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise self._rescue(step, files) from error
+            if required:
+                raise
             return str(error)
         return None
 

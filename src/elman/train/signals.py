@@ -23,6 +23,7 @@ class Signals:
         self.asked: signal.Signals | None = None
         self._say = say
         self._told = False
+        self._interrupts = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -42,7 +43,8 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts == 2:
             raise KeyboardInterrupt
         self.asked = self.asked or signal.Signals(number)
         with contextlib.suppress(

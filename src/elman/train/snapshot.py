@@ -22,6 +22,7 @@ from elman.models.base import State, map_state, tensors_in
 from elman.models.build import tensors_of
 from elman.ranks import ALONE, Ranks
 from elman.train.loop import Training
+from elman.train.optimizer import set_learning_rate
 
 Tensors = Mapping[str, Tensor]
 
@@ -59,6 +60,7 @@ def take(
     values = {
         "step": training.step,
         "ease": training.ease,
+        "rate": float(training.optimizer.param_groups[0]["lr"]),
         "loader": training.loader.state_dict(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
     }
@@ -92,6 +94,9 @@ def put_back(
         _restore_moments(training.optimizer, tensors["optimizer"])
         _restore_generators(training, tensors["rng"], ranks)
         training.step, training.ease = values["step"], values["ease"]
+        set_learning_rate(
+            training.optimizer, values["rate"]
+        )  # with which rows are settled if no step follows
         training.loader.load_state_dict(values["loader"])
         training.state = _restore_lanes(training, tensors["lanes"], ranks)
         for name, part in parts.items():

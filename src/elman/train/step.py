@@ -10,7 +10,8 @@ the gradient is finite is asked there (`found_inf`, as a gradient scaler has it)
 
 import contextlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elman.data.batches import Batch
-from elman.errors import ResourceError
+from elman.errors import ResourceError, is_out_of_memory
 from elman.models.base import State, detach, map_state, select_rows
 from elman.models.neural import NeuralLanguageModel
 from elman.ops.sampled_softmax import Negatives
@@ -70,6 +71,14 @@ class Step(Protocol):
 
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
         """Update the model in place."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learnt of the machine, fit for JSON."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember that; the tensors of the model and of the optimizer may have been replaced."""
         ...
 
 
@@ -129,10 +138,13 @@ class EagerStep:
         self._clip_norm, self._product_dtype = clip_norm or math.inf, product_dtype
         self._parts, self._ranks, self._say = parts, ranks, say
         self._recordable = is_recordable(model, optimizer)
-        self._may_divide = ranks.size == 1  # the others would wait for gradients that never come
+        self._divided = False
         self._loss: nn.Module = LossModule(model)
         if ranks.size > 1:
-            self._loss = DistributedDataParallel(self._loss)
+            # As it is set, buckets of gradients are never put together anew after the first step: a sum over three
+            # ranks or more depends on its place in a bucket, and a run that is resumed would add in another order.
+            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
+            warnings.filterwarnings("ignore", message=r"(?s).*find_unused_parameters=True was specified")
 
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
         """See `Step`; a gradient that is not finite changes nothing.
@@ -141,14 +153,30 @@ class EagerStep:
             ResourceError: Out of memory, and smaller parts did not help.
         """
         loss, state = self._gradients_in_memory(inputs, state)
-        norm = clip_grad_norm(self._model.parameters(), self._clip_norm)
-        if self._recordable:
-            self._optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
-            self._optimizer.step()
-        elif torch.isfinite(norm) and torch.isfinite(loss):
-            self._optimizer.step()
+        try:
+            norm = clip_grad_norm(self._model.parameters(), self._clip_norm)
+            if self._recordable:
+                self._optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
+                self._optimizer.step()
+            elif torch.isfinite(norm) and torch.isfinite(loss):
+                self._optimizer.step()
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise ResourceError(
+                    "out of memory in an update; give a smaller hidden_size or vocab_size"
+                ) from error
+            raise
         self._optimizer.zero_grad()
         return Outcome(loss, norm, state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether batches had to be divided because memory ran out."""
+        return {"divided": self._divided}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Divide them if they were."""
+        if state["divided"] and not self._divided:
+            self._parts, self._divided = 2 * self._parts, True
 
     def _gradients_in_memory(self, inputs: Inputs, state: State) -> tuple[Tensor, State]:
         try:
@@ -157,9 +185,10 @@ class EagerStep:
             if not is_out_of_memory(error):
                 raise
         self._optimizer.zero_grad()  # here, where the failed pass and its memory are gone
-        if not self._may_divide or self._parts >= len(inputs.tokens):
+        # Of several ranks, the others would wait for gradients that never come.
+        if self._divided or self._ranks.size > 1 or self._parts >= len(inputs.tokens):
             raise ResourceError("out of memory in a step; give a smaller batch_size, bptt or hidden_size")
-        self._parts, self._may_divide = 2 * self._parts, False
+        self._parts, self._divided = 2 * self._parts, True
         self._say(f"out of memory: batches are learnt from in {self._parts} parts from here on")
         return self._gradients_in_memory(inputs, state)
 
@@ -205,11 +234,6 @@ class LossModule(nn.Module):
         return self.model.loss(*arguments)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was asked for that is not there, on the processor or an accelerator."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _cuts(rows: int, parts: int) -> list[slice]:
     """`rows` in `parts` stretches of nearly equal length; none is empty."""
     parts = min(parts, rows)
@@ -251,6 +275,16 @@ class RecordedStep:
         self._step, self._record = step, record
         self._seen: dict[tuple[Any, ...], int] = {}
         self._recordings: dict[tuple[Any, ...], tuple[Inputs, State, Replay, Outcome]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the step that is recorded."""
+        return self._step.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Forget the recordings: they replay on the tensors that they were made with."""
+        self._step.load_state_dict(state)
+        self._recordings.clear()
+        self._seen.clear()
 
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
         """See `Step`. The state is only good until the next call."""

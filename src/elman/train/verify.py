@@ -1,42 +1,53 @@
 """Whether a run is what it says: its files are sound, its text is the same, and its first steps come out again.
 
-A training of networks is drawn again from its seed and trained for the first steps, with the share of the budget at
-each step taken from the records, so that it does not matter what limited it. Losses and gradients are compared with
-those that were recorded: to the bit on the same machine, and closely on another. An n-gram model is counted again.
+A training of networks is drawn again from its seed and trained for the first steps, with the settings it began with
+and, where time limited it, the share of the budget at each step taken from the records. What was recorded of a step is
+compared with what it does now: to the bit where every start of the run was on a machine like this one, and closely
+elsewhere. An n-gram model is counted again. What cannot be compared is not checked, which is no fault of the run.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from elman.config import RunConfig
+from elman.config import ModelConfig, RunConfig
+from elman.data.finished import verify_store
 from elman.data.prepare import Prepared, open_prepared, prepare
-from elman.errors import ElmanError, InputError
+from elman.errors import ConfigError, ElmanError, InputError
 from elman.models.build import tensors_of
 from elman.settings import amend
 from elman.text_model import TextModel, load
-from elman.train.budget import Budget
+from elman.train.budget import Budget, is_marked
 from elman.train.checkpoint import Checkpoints
+from elman.train.choices import choices
 from elman.train.fit import EVENTS, METRICS, fit_counts, make_loader, make_training, settle
 from elman.train.guard import Guard
 from elman.train.loop import StepResult, train
 from elman.train.machine import choose_machine, describe_environment, set_up
 from elman.train.metrics import read_metrics
 from elman.train.resume import (
+    SAME_DATA,
     Earlier,
     differences,
     open_run,
     reads_standard_input,
     recorded_dtype,
+    shortened,
     with_precision,
 )
 
 CLOSE = 1e-3
-"""Relative difference of a loss that another machine, or another number of threads, may bring in the first steps."""
+"""Relative difference that another machine, or another number of threads, may bring in the first steps."""
+
+COMPARED = ("loss", "gradient_norm", "learning_rate", "used")
+"""What is recorded of a step and comes out again."""
+
+DRAWS_DEPEND_ON = ("ranks", "device")
+"""Facts of an environment with which dropout draws other numbers, so that nothing comes out again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +55,8 @@ class Check:
     """One thing that was looked at."""
 
     what: str
-    sound: bool
+    sound: bool | None
+    """None where it was not checked, as there is nothing to compare."""
     found: str
 
 
@@ -57,8 +69,8 @@ class Verification:
 
     @property
     def sound(self) -> bool:
-        """Whether every one is."""
-        return all(check.sound for check in self.checks)
+        """Whether nothing was found wrong."""
+        return all(check.sound is not False for check in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
         """As `elman verify --json` prints it."""
@@ -74,104 +86,129 @@ def verify_run(run: Path, steps: int = 20, say: Callable[[str], object] = lambda
         ElmanError: As for a training.
     """
     earlier = open_run(run)
-    if earlier.environment is None:
+    if earlier.environment is None or "data" not in earlier.environment:
         raise InputError(f"{run}: was ended before it began to train; go on with: elman train --resume {run}")
     checks = [_check("model", lambda: _describe(load(run)))]
     for path in sorted((run / "checkpoints").glob("step-*")):
         checks.append(_check(f"checkpoint {path.name}", lambda path=path: _read(path)))  # type: ignore[misc]
-    config = with_precision(earlier.config, recorded_dtype(earlier, earlier.config))
-    set_up(config.training)
-    machine = choose_machine(config.training)
+    checks.append(
+        _check_tokens(Path(earlier.environment["data"]["folder"]))
+    )  # before they are prepared again
+    config = earlier.config
     data = (
         open_prepared(earlier.environment["data"]) if reads_standard_input(config) else prepare(config.data)
     )
-    checks += _compare_text(earlier, data.manifest)
-    if not all(check.sound for check in checks[-2:]):
-        return Verification(run=run, checks=checks)  # another text gives other losses
-    if config.model.family == "ngram":
-        checks.append(_count_again(run, earlier, data))
-        return Verification(run=run, checks=checks)
-    differing = differences(earlier, describe_environment(machine))
-    say(f"training {steps} steps again")
-    config, unchanged = _at_the_start(run, config)
-    metrics = read_metrics(run / METRICS)
-    last = min(steps, unchanged)
+    of_data = list(_compare_data(earlier.environment["data"], data.manifest))
+    checks += of_data
+    if all(check.sound for check in of_data):  # another text gives other losses
+        again = _count_again if config.model.family == "ngram" else _train_again
+        checks.append(again(earlier, data, steps, say))
+    return Verification(run=run, checks=checks)
+
+
+def _train_again(earlier: Earlier, data: Prepared, steps: int, say: Callable[[str], object]) -> Check:
+    def outcome(sound: bool | None, found: str) -> Check:
+        return Check(what="first steps", sound=sound, found=found)
+
+    config, unchanged = _at_the_start(earlier)
+    metrics = read_metrics(earlier.folder / METRICS)
     of_steps = [record for record in metrics if "loss" in record]
     if damaged := [record for record in of_steps if not _is_whole(record)]:
-        checks.append(Check(what="first steps", sound=False, found=f"no record of a step: {damaged[0]}"))
-        return Verification(run=run, checks=checks)
+        return outcome(False, f"no record of a step: {damaged[0]}")
+    reached = max([*_kept(earlier), *(record["step"] for record in of_steps)], default=0)
+    last = int(min(steps, unchanged, reached))
     records = {record["step"]: record for record in of_steps if record["step"] <= last}
+    if missing := [step for step in range(1, last + 1) if is_marked(step) and step not in records]:
+        return outcome(False, f"no record of step {missing[0]}")
+    if not records:
+        return outcome(None, "the settings were changed" if unchanged == 0 else "nothing was trained yet")
+    try:
+        set_up(config.training)
+        machine = choose_machine(config.training)
+    except ConfigError as error:
+        return outcome(None, str(error))
+    here = describe_environment(machine) | {"choices": choices(config, data.tokenizer.vocab_size, machine)}
+    drawn = differences(earlier, here, DRAWS_DEPEND_ON)
+    if drawn and _has_dropout(config.model):
+        return outcome(None, f"dropout draws other numbers: {drawn}")
+    say(f"training {max(records)} steps again")
     validated = {record["step"] for record in metrics if "valid_perplexity" in record}
     loader = make_loader(config, data)
     training, take_step = make_training(config, data, loader, machine)
-    without_clock = replace(config.training, max_time=None, max_steps=config.training.max_steps or 2**62)
-    schedule = _Recorded(Budget(without_clock, loader.steps_per_epoch), records)
-    again: dict[int, tuple[float, float]] = {}
+    budget = Budget(config.training, loader.steps_per_epoch, clock=lambda: 0.0)
+    schedule = _Recorded(budget, records, of_time=config.training.max_time is not None)
+    again: dict[int, tuple[float, ...]] = {}
 
     def observe(result: StepResult) -> bool:
-        again[result.step] = float(result.loss), float(result.gradient_norm)
+        numbers = float(result.loss), float(result.gradient_norm), result.learning_rate, result.used
+        again[result.step] = numbers
         if result.step in validated:
             settle(training)
         return False
 
     train(training, config.optimizer, take_step, schedule, Guard(training.model), observe)
-    checks.append(_compare_steps(records, again, differing))
-    return Verification(run=run, checks=checks)
+    return outcome(*_compare_steps(records, again, differences(earlier, here)))
 
 
 class _Recorded:
     """The share of the budget at each step: of a number of steps as it is, of a time as the run recorded it."""
 
-    def __init__(self, budget: Budget, records: Mapping[int, Mapping[str, Any]]) -> None:
-        self._budget, self._records, self._used = budget, records, 0.0
+    def __init__(self, budget: Budget, records: Mapping[int, Mapping[str, Any]], *, of_time: bool) -> None:
+        self._budget, self._records, self._of_time, self._used = budget, records, of_time, 0.0
 
     def look(self, step: int) -> tuple[float, bool]:
         """See `Schedule`."""
-        if step in self._records:
+        if self._of_time and step in self._records:
             self._used = self._records[step]["used"]
         share, _ = self._budget.look(step)
-        return max(share, self._used), step >= max(self._records, default=0)
+        return max(share, self._used), step >= max(self._records)
 
 
 def _is_whole(record: Mapping[str, Any]) -> bool:
-    step, used, *numbers = (record.get(name, "") for name in ("step", "used", "loss", "gradient_norm"))
+    step, used, *numbers = (record.get(name, "") for name in ("step", "used", *COMPARED))
     are_numbers = all(number is None or isinstance(number, int | float) for number in numbers)
     return isinstance(step, int) and step >= 1 and isinstance(used, int | float) and used >= 0 and are_numbers
 
 
-def _at_the_start(run: Path, config: RunConfig) -> tuple[RunConfig, float]:
+def _at_the_start(earlier: Earlier) -> tuple[RunConfig, float]:
     """The settings with which the run began, and the step up to which nothing came between."""
-    events = read_metrics(run / EVENTS) if (run / EVENTS).exists() else []
-    last = math.inf
-    for event in reversed(events):
-        if event["event"] == "resumed" and event["changes"]:
-            config = amend(config, {name: old for name, (old, _) in event["changes"].items()})
-            last = min(last, event["step"])
-        if event["event"] == "went back":
-            last = min(last, event["to"])
-    return config, last
+    path, config, last = earlier.folder / EVENTS, earlier.config, math.inf
+    for event in reversed(read_metrics(path) if path.exists() else []):
+        try:
+            if event["event"] == "resumed" and event["changes"]:
+                config = amend(config, {name: old for name, (old, _) in event["changes"].items()})
+                last = min(last, int(event["step"]))
+            if event["event"] == "went back":
+                last = min(last, int(event["to"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: no event: {event}; remove that line") from error
+    return with_precision(config, recorded_dtype(earlier, config)), last
+
+
+def _kept(earlier: Earlier) -> list[int]:
+    """Steps of the checkpoints: so far the run has come."""
+    names = (path.name.removeprefix("step-") for path in (earlier.folder / "checkpoints").glob("step-*"))
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _has_dropout(model: ModelConfig) -> bool:
+    return max(model.dropout, model.embedding_dropout, model.weight_dropout) > 0
 
 
 def _compare_steps(
-    records: Mapping[int, Mapping[str, Any]], again: Mapping[int, tuple[float, float]], differing: str
-) -> Check:
-    what = "first steps"
-    if not records:
-        return Check(what=what, sound=False, found="nothing was recorded of them")
-    worst, at = 0.0, 0
+    records: Mapping[int, Mapping[str, Any]], again: Mapping[int, tuple[float, ...]], differing: str
+) -> tuple[bool, str]:
+    worst, at = 0.0, ""
     for step, record in records.items():
-        then = (record["loss"], record["gradient_norm"])
-        apart = max(map(_apart, then, again[step]))
-        if apart > worst:
-            worst, at = apart, step
+        for name, now in zip(COMPARED, again[step], strict=True):
+            if (apart := _apart(record[name], now)) > worst:
+                worst, at = apart, f"{name} at step {step}"
     last = max(records)
     if not worst:
-        return Check(
-            what=what, sound=True, found=f"{last} steps again: losses and gradients are equal to the bit"
-        )
+        return True, f"{last} steps again: losses and gradients are equal to the bit"
     elsewhere = f", with {differing}" if differing else ""
-    found = f"{last} steps again: apart by up to {worst:.1e} of the value, at step {at}{elsewhere}"
-    return Check(what=what, sound=bool(differing) and worst <= CLOSE, found=found)
+    found = f"{last} steps again: apart by up to {worst:.1e} of the value, {at}{elsewhere}"
+    return bool(differing) and worst <= CLOSE, found
 
 
 def _apart(then: float | None, now: float) -> float:
@@ -181,17 +218,27 @@ def _apart(then: float | None, now: float) -> float:
     return abs(then - now) / max(abs(then), abs(now), 1e-30)
 
 
-def _compare_text(earlier: Earlier, manifest: Mapping[str, Any]) -> Iterable[Check]:
-    then = (earlier.environment or {}).get("data", {})
-    for key, what in (("content_sha256", "text"), ("tokenizer_sha256", "tokenizer")):
-        same = then.get(key) == manifest[key]
-        found = f"SHA-256 {manifest[key][:16]}..."
-        other = f"{found} here, {str(then.get(key))[:16]}... in the run"
-        yield Check(what=what, sound=same, found=found if same else other)
+def _compare_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[Check]:
+    for key, what in SAME_DATA.items():
+        there, here = then.get(key), now.get(key)
+        if there is None and here is None:
+            continue  # no text of its own is held out
+        found = f"SHA-256 {shortened(here)}"
+        other = f"{found} here, {shortened(there)} in the run"
+        yield Check(what=what, sound=there == here, found=found if there == here else other)
 
 
-def _count_again(run: Path, earlier: Earlier, data: Prepared) -> Check:
-    kept, counted = tensors_of(load(run).model), tensors_of(fit_counts(earlier.config, data).model)
+def _check_tokens(folder: Path) -> Check:
+    if not folder.is_dir():
+        return Check(what="prepared tokens", sound=None, found=f"{folder} is no longer there")
+    return _check(
+        "prepared tokens", lambda: f"{len(verify_store(folder)['files'])} files, as the manifest says"
+    )
+
+
+def _count_again(earlier: Earlier, data: Prepared, steps: int, say: Callable[[str], object]) -> Check:
+    say("counting again")
+    kept, counted = tensors_of(load(earlier.folder).model), tensors_of(fit_counts(earlier.config, data).model)
     same = kept.keys() == counted.keys() and all(torch.equal(kept[name], counted[name]) for name in kept)
     found = "equal to the bit" if same else "other counts than those of the run"
     return Check(what="counted again", sound=same, found=found)

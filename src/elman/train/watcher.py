@@ -43,6 +43,8 @@ class Watcher:
     board: TensorBoardLog | None = None
     """Gets them too."""
     ranks: Ranks = ALONE
+    ours: Callable[[], bool] = lambda: True
+    """Whether the folder is still that of this run."""
     settle: Callable[[], None] = lambda: None
     """Called before weights are looked at."""
     warn: Callable[[str], object] = lambda line: None
@@ -100,7 +102,7 @@ class Watcher:
 
     def keep_model(self, step: int) -> None:
         """Write the model as it is into the folder of the run; if that fails, the checkpoints still have it."""
-        if self.folder is None or not self.folder.is_dir():  # moved: the next checkpoint will find out
+        if self.folder is None or not self.ours():  # moved: the next checkpoint will find out
             return
         card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
         try:
