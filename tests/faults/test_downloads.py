@@ -22,6 +22,7 @@ from elman.data.fetch import Patience
 from elman.data.unpack import unpack_texts
 from elman.errors import InputError
 from tests.cli import conftest as cli
+from tests.faults.sweep import cases
 
 elman, plain_surroundings = cli.elman, cli.plain_surroundings  # fixtures
 
@@ -191,7 +192,7 @@ def test_d19_a_download_that_fails(elman, own_cache, chaos, kind):
         assert elman(*INSPECT, "thelmbook:news", "--json").document["documents"] == 2000
 
 
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n" + NEWS[:100], None])
+@cases("sent", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n" + NEWS[:100], None], b"", None)
 def test_d19_a_download_that_stalls(elman, own_cache, chaos, sent):
     chaos.acts = [dribble(chaos) if sent is None else stall(chaos, sent)]
     assert_nothing_came(elman, own_cache, "cannot be downloaded: ")

@@ -103,7 +103,7 @@ def assert_same_training(folder: Path, alone: Path) -> None:
     ids=["streams", "documents", "tied, sampled, in parts", "row-sparse", "xlstm"],
 )
 def test_r06_any_number_of_ranks_is_one_training(text, tmp_path, full, options, ranks):
-    if not full and (ranks == 4 or "batches" not in options):
+    if not full:
         pytest.skip("in the full sweep")
     assert run(training(text, tmp_path / "one", **options)) == 0
     done = run_ranks(["-m", "elman", *training(text, tmp_path / "many", **options)], ranks)
@@ -112,19 +112,21 @@ def test_r06_any_number_of_ranks_is_one_training(text, tmp_path, full, options, 
     assert_same_training(tmp_path / "many", tmp_path / "one")
 
 
-def test_r06_a_run_goes_on_with_other_numbers_of_ranks(text, alone, tmp_path):
+def test_r06_a_run_goes_on_with_other_numbers_of_ranks(text, alone, tmp_path, full):
+    """Two ranks, then one; in the full sweep, then two again."""
     folder = tmp_path / "run"
     stop = "os.kill(os.getpid(), signal.SIGTERM)"
-    done = run_ranks(
-        with_fault(stop, training(text, folder), step=7, rank=0)
-    )  # two ranks, then one, then two
+    done = run_ranks(with_fault(stop, training(text, folder), step=7, rank=0))
     assert done[0].returncode == 143, done[0].stderr
     said = "".join(each.stderr for each in done)  # one of them speaks for both
     assert said.count("stopped by SIGTERM after step 7; go on with: elman train --resume") == 1
-    (done,) = run_ranks(with_fault(stop, ["train", "--resume", folder, "-q"], step=15, rank=0), 1)
-    assert done.returncode == 143, done.stderr
-    for each in run_ranks(["-m", "elman", "train", "--resume", folder, "-q"], 2):
-        assert each.returncode == 0, each.stderr
+    if full:
+        (done,) = run_ranks(with_fault(stop, ["train", "--resume", folder, "-q"], step=15, rank=0), 1)
+        assert done.returncode == 143, done.stderr
+        for each in run_ranks(["-m", "elman", "train", "--resume", folder, "-q"], 2):
+            assert each.returncode == 0, each.stderr
+    else:
+        assert run(["train", "--resume", str(folder), "-q"]) == 0
     assert_same_training(folder, alone)
 
 
@@ -256,7 +258,9 @@ def test_r04_ranks_with_other_settings_are_refused(text, tmp_path):
     assert "Traceback" not in said
 
 
-def test_r04_streams_that_cannot_be_dealt_are_refused(text, tmp_path):
+def test_r04_streams_that_cannot_be_dealt_are_refused(text, tmp_path, full):
+    if not full:
+        pytest.skip("in the full sweep")
     done = run_ranks(["-m", "elman", *training(text, tmp_path / "run", batch_size=5)])
     assert [each.returncode for each in done] == [4, 4]
     assert "batch_size (5) streams cannot be dealt to 2 ranks" in "".join(each.stderr for each in done)
@@ -294,9 +298,11 @@ with child.saving_by_steps(), mock.patch.object(loop, "to_inputs", spoil):
 
 
 def test_r06_scores_are_those_of_one_process_whatever_the_ranks(text, alone, full, capfd):
+    if not full:
+        pytest.skip("in the full sweep")
     assert run(["eval", str(alone), str(text), "--json"]) == 0
     one = capfd.readouterr().out
-    for ranks in (2, 3) if full else (2,):
+    for ranks in (2, 3):
         done = run_ranks(["-m", "elman", "eval", alone, text, "--json"], ranks)
         assert [each.returncode for each in done] == [0] * ranks, done[0].stderr
         assert done[0].stdout == one

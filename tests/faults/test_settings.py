@@ -23,6 +23,7 @@ from elman.data.tokenizer import train_tokenizer
 from elman.errors import ConfigError
 from elman.settings import LARGEST_FILE, from_toml, read_section, resolve, setting_sections
 from tests.faults.hostile import call, write_counts, write_network, write_text
+from tests.faults.sweep import cases
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +187,7 @@ def test_e02_an_impossible_value_is_refused_by_its_name(option, value):
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(
+@cases(
     "options",
     [
         ["--hidden-size", 10**9],
@@ -198,6 +199,8 @@ def test_e02_an_impossible_value_is_refused_by_its_name(option, value):
         ["--bptt", 10**9],
         ["--batches", "documents", "--batch-size", 10**9, "--max-length", 10**6],
     ],
+    ["--hidden-size", 10**9],
+    ["--bptt", 10**9],
     ids=str,
 )
 def test_e02_an_absurd_size_is_refused_before_memory_is_taken(options):
@@ -341,9 +344,11 @@ def test_e05_poor_surroundings_are_no_trouble_to_any_verb(model, tmp_path, own_c
 # ---- E06: a reader that goes -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@cases(
     "arguments",
     [["--help"], ["settings"], ["data", "inspect", "novel.txt"], ["generate", "MODEL", "--max-tokens", 3000], ["eval", "MODEL", "novel.txt"]],
+    ["settings"],
+    ["data", "inspect", "novel.txt"],
     ids=lambda arguments: " ".join(map(str, arguments)),
 )  # fmt: skip
 def test_e06_a_reader_that_has_gone_is_a_quiet_end(arguments, model, own_cache):
@@ -379,7 +384,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@cases("name", BROKEN, "missing", "broken")
 def test_e07_a_torch_that_cannot_be_imported_is_said(name, tmp_path):
     Path("torch.py").write_text(BROKEN[name])
     path = {"PYTHONPATH": f"{tmp_path}:{SOURCE}"}
@@ -546,8 +551,9 @@ def test_e09_what_is_no_secret_is_recorded(monkeypatch):
     ).replace("token=s", "'token=***'")
 
 
-def test_e09_a_run_keeps_nothing_of_the_environment(tmp_path, own_cache):
-    keys = dict.fromkeys(("HF_TOKEN", "API_KEY", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"), CANARY)
+def test_e09_a_run_keeps_nothing_of_the_environment(tmp_path, monkeypatch):
+    for key in ("HF_TOKEN", "API_KEY", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        monkeypatch.setenv(key, CANARY)
     options = [
         "--max-steps",
         "2",
@@ -562,15 +568,11 @@ def test_e09_a_run_keeps_nothing_of_the_environment(tmp_path, own_cache):
         "--tokenizer",
         "byte",
     ]
-    done = process(
-        *("train", "novel.txt", *options, "--out", "run"),
-        env=BARE | keys | {"ELMAN_CACHE": str(own_cache)},
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = call("train", "novel.txt", *options, "--out", "run")
+    assert done.code == 0, done.err
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"environment.json", "README.md", "report.html", "metrics.jsonl"} <= {p.name for p in written}
-    for content in (done.stdout, done.stderr, *(path.read_bytes() for path in written)):
+    for content in (done.out.encode(), done.err.encode(), *(path.read_bytes() for path in written)):
         assert CANARY.encode() not in content
 
 

@@ -321,7 +321,7 @@ def no_update(nursery, folder: Path, ill, given: dict[str, str]) -> None:
     assert (event["step"], event["event"]) == (11, "step is not finite")
 
 
-KINDS = pytest.mark.parametrize("given", [{}, {"row_sparse": "true"}], ids=["dense", "rows"])
+KINDS = cases("given", [{}, {"row_sparse": "true"}], {"row_sparse": "true"}, ids=["dense", "rows"])
 
 
 @KINDS
@@ -334,7 +334,7 @@ def test_t10_an_infinite_gradient_changes_nothing(nursery, tmp_path, given):
     no_update(nursery, tmp_path, ILL["infinite gradient"], given)
 
 
-@pytest.mark.parametrize("ill", ILL.values(), ids=list(ILL))
+@cases("ill", ILL.values(), next(iter(ILL.values())), ids=list(ILL))
 def test_t09_many_bad_steps_go_back_once(run, ill):
     ended = run.train(fault=partial(in_forward, range(17, 21), ill))
     assert "going back to step 15, with 0.5 of the learning rate" in ended.err
@@ -506,9 +506,10 @@ def test_t14_the_step_after_a_killed_save_is_as_for_any_kill(run, alone):
 # ---- records ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@cases(
     "torn",
     [b'{"step": 19, "lo', b'{"step": 16}\n{"step": 17}\n{"st', b"\x00" * 40],
+    b'{"step": 19, "lo',
     ids=["half", "more", "zeros"],
 )
 def test_t18_metrics_with_a_torn_end(run, alone, torn):
@@ -546,7 +547,7 @@ def full_for(name: str):
     return mock.patch.object(part("train.metrics"), "open", open_it, create=True)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+@cases("name", ["metrics.jsonl", "events.jsonl"], "metrics.jsonl")
 def test_s02_training_the_disk_is_full_for_records_only(run, alone, name):
     run.train(fault=partial(at_step, 18, kill), code=-signal.SIGKILL)
     ended = run.resume(fault=partial(full_for, name))
@@ -1007,7 +1008,7 @@ def any_call_fails(nursery, folder: Path, short, number: int, every: int, *, las
     return len(range(first, calls + 1, every))
 
 
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+@cases("lasting", [False, True], True, ids=["once", "lasting"])
 def test_s01_training_the_disk_is_full_at_any_call(nursery, tmp_path, short, full, count, lasting):
     count(any_call_fails(nursery, tmp_path, short, errno.ENOSPC, 1 if full else 101, lasting=lasting))
 

@@ -41,6 +41,8 @@ STORE: Final = 20.0
 SILENT: Final = 5.0
 """Seconds without a pulse after which, where something has failed already, a rank counts as dead."""
 
+AGAIN: Final = "start the job again, a training with --resume RUN"
+
 SHORT: Final = 256
 """Bytes of the one message in which a short value is agreed on."""
 
@@ -297,7 +299,7 @@ class Link:
             if idle:
                 raise RankError(
                     f"{named(idle)} did nothing for {self._timeout:.0f} s while the others waited;"
-                    " stopped, stuck or cut off: start the job again"
+                    f" stopped, stuck or cut off: {AGAIN}"
                 )
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
@@ -311,7 +313,7 @@ class Link:
         if distributed.is_initialized():
             distributed.destroy_process_group()  # whoever waits for us in it wakes up
         return self._find_lost(expected=True) or RankError(
-            "the connection between the ranks broke, and all of them still answer; start the job again"
+            f"the connection between the ranks broke, and all of them still answer; {AGAIN}"
         )
 
     def _find_lost(self, *, expected: bool) -> RankError | None:
@@ -330,16 +332,14 @@ class Link:
                 break
             time.sleep(0.05)
         if silent:
-            return RankError(
-                f"{named(silent)} no longer answered: killed, stopped or cut off; start the job again"
-            )
+            return RankError(f"{named(silent)} no longer answered: killed, stopped or cut off; {AGAIN}")
         if expected and absent:
             return RankError(
                 f"{named(absent)} did not come to where the others waited for {self._timeout:.0f} s;"
-                " it hangs or is far slower: start the job again"
+                f" it hangs or is far slower: {AGAIN}"
             )
         terminated = [rank for rank in self._others if self._has(f"end/{rank}")] if expected else []
-        return RankError(f"{named(terminated)} was terminated; start the job again") if terminated else None
+        return RankError(f"{named(terminated)} was terminated; {AGAIN}") if terminated else None
 
     def _ended(self, ranks: list[int]) -> RankError | None:
         """The error that tells why the first of `ranks` that has failed did."""
@@ -384,13 +384,9 @@ class Link:
             return answer.result(STORE)
         except TimeoutError:
             self._store = None  # asking again would take as long again
-            raise RankError(
-                f"{keeper}, which keeps the store of the job, does not answer; start the job again"
-            ) from None
+            raise RankError(f"{keeper}, which keeps the store of the job, does not answer; {AGAIN}") from None
         except DistError as error:
-            raise RankError(
-                f"{keeper}, which keeps the store of the job, has ended; start the job again"
-            ) from error
+            raise RankError(f"{keeper}, which keeps the store of the job, has ended; {AGAIN}") from error
 
 
 class _Terminated(BaseException):

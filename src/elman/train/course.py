@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from elman.config import OptimizerConfig
+from elman.config import BUDGETS, OptimizerConfig
 from elman.errors import DivergedError, StoppedError
 from elman.files import write_atomically
 from elman.models.build import tensors_of
@@ -146,6 +146,11 @@ class Course:
             return
         event = {"step": self._training.step, "event": "resumed", "changes": dict(keeping.changes)}
         self._events.write(event)
+        budgets = {f"training.{name}" for name in BUDGETS}
+        if budgets & set(keeping.changes) and self._budget.look(self._training.step)[1]:
+            self._say(
+                f"warning: the budget that is given was used up at step {self._training.step:,} already"
+            )
         if keeping.changes:
             self._save(
                 required=True

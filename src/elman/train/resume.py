@@ -95,7 +95,7 @@ def find_unfinished(runs: Path = Path("runs")) -> Path:
     if len(found) > 1:
         names = ", ".join(map(str, found))
         raise InputError(
-            f"{len(found)} runs are unfinished: {names}; name one: elman train --resume {found[-1]}"
+            f"{len(found)} runs are unfinished: {names}; name one: elman train --resume {shlex.quote(str(found[-1]))}"
         )
     return found[0]
 

@@ -58,6 +58,7 @@ from elman.train.resume import (
     require_same_machine,
     with_precision,
 )
+from elman.train.signals import stopping_at_once
 from elman.version import __version__
 
 SCHEMA = "elman.train/1"
@@ -136,7 +137,8 @@ def run_training(
         if ranks.is_first:
             write_atomically(folder / CONFIG, to_toml(config))
         try:
-            material = _prepare(config, say, ranks)
+            with stopping_at_once("what was prepared is kept: give the same command again"):
+                material = _prepare(config, say, ranks)
         except BaseException:
             if ranks.is_first:
                 (folder / CONFIG).unlink(missing_ok=True)
@@ -178,7 +180,8 @@ def resume_training(
         return result
     check(config)
     with locked(earlier.folder, say, ranks) as ours:
-        material = _prepare(config, say, ranks, earlier)
+        with stopping_at_once("what was prepared is kept: give the same command again"):
+            material = _prepare(config, say, ranks, earlier)
         require_same_data(earlier, material.data.manifest)
         if strict:
             require_same_machine(earlier, material.environment)
@@ -315,7 +318,9 @@ class _Run:
             (self.folder / RESULT).unlink(missing_ok=True)
             if not self.changes or self.material.counted is not None:
                 self._describe(self.folder)
-        return self._finish(self.material.counted or self._fit())
+        fit = self.material.counted or self._fit()
+        with stopping_at_once(f"finish it with: elman train --resume {shlex.quote(str(self.folder))}"):
+            return self._finish(fit)
 
     def _describe(self, place: Path) -> None:
         """Write what a run needs to be resumed, beside its checkpoints."""
@@ -332,7 +337,7 @@ class _Run:
             checkpoints.clean()
         if changes is not None:
             start = newest_files(checkpoints, self.ranks)
-            self.say(_where_from(start))
+            self.say(self._where_from(start))
         keeping = Keeping(
             checkpoints=checkpoints,
             facts=_facts(self.material),
@@ -353,6 +358,14 @@ class _Run:
             keeping=keeping,
             ranks=self.ranks,
         )
+
+    def _where_from(self, start: Mapping[str, bytes] | None) -> str:
+        if start is not None:
+            return f"going on from step {json.loads(start['trainer.json'])['step']:,}"
+        metrics = self.folder / METRICS
+        if self.ranks.is_first and metrics.exists() and metrics.stat().st_size:
+            return "warning: no checkpoint is left: all is trained again, from the beginning"
+        return "no checkpoint yet: starting from the beginning"
 
     def _finish(self, fit: Fit) -> RunResult:
         """Score, sample, and write what a finished run has."""
@@ -398,12 +411,6 @@ def _facts(material: Material) -> dict[str, Any]:
     machine = {name: material.environment[name] for name in ("threads", "device", "ranks", "instructions")}
     data = {name: material.data.manifest[name] for name in ("content_sha256", "tokenizer_sha256")}
     return {"torch": torch.__version__, **machine, **data}
-
-
-def _where_from(files: Mapping[str, bytes] | None) -> str:
-    if files is None:
-        return "no checkpoint yet: starting from the beginning"
-    return f"going on from step {json.loads(files['trainer.json'])['step']:,}"
 
 
 def read_result(folder: Path) -> RunResult:
@@ -454,6 +461,11 @@ def score_rows(config: RunConfig, result: RunResult) -> dict[str, dict[str, str]
 
 def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
     if out is not None:
+        if (out / CONFIG).is_file():
+            raise InputError(
+                f"{out}: exists already; give another --out, or go on with that run:"
+                f" elman train --resume {shlex.quote(str(out))}"
+            )
         make_folder(out)
         return out
     number = 1

@@ -9,8 +9,8 @@ the gradient is finite is asked there (`found_inf`, as a gradient scaler has it)
 """
 
 import contextlib
+import functools
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -141,10 +141,8 @@ class EagerStep:
         self._divided = False
         self._loss: nn.Module = LossModule(model)
         if ranks.size > 1:
-            # As it is set, buckets of gradients are never put together anew after the first step: a sum over three
-            # ranks or more depends on its place in a bucket, and a run that is resumed would add in another order.
-            self._loss = DistributedDataParallel(self._loss, find_unused_parameters=True)
-            warnings.filterwarnings("ignore", message=r"(?s).*find_unused_parameters=True was specified")
+            self._loss = DistributedDataParallel(self._loss)
+            self._loss.register_comm_hook(None, sum_of_ranks)
 
     def __call__(self, inputs: Inputs, state: State) -> Outcome:
         """See `Step`; a gradient that is not finite changes nothing.
@@ -207,7 +205,7 @@ class EagerStep:
                 nats, after = self._loss(*part[:2], before, part.reset, part.counted, part.negatives)
             loss = nats / part.targets_counted
             with self._gradients_stay_here(number < len(cuts)):
-                (loss * self._ranks.size).backward()  # which are averaged over the ranks
+                loss.backward()
             losses.append(loss.detach())
             states.append(detach(after))
         total = torch.stack(losses).sum()
@@ -232,6 +230,21 @@ class LossModule(nn.Module):
     def forward(self, *arguments: Any) -> tuple[Tensor, State]:
         """See `NeuralLanguageModel.loss`."""
         return self.model.loss(*arguments)
+
+
+def sum_of_ranks(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """What DistributedDataParallel is to do with a bucket of gradients: add those of all ranks.
+
+    On processors in the order of the ranks, whatever the place in the bucket: how gradients are put into buckets
+    changes after the first step, and a run that is resumed has to add as the one that was never ended.
+    """
+    mine = bucket.buffer()
+    if mine.is_sparse or mine.device.type != "cpu":
+        done = torch.distributed.all_reduce(mine, async_op=True).get_future()
+        return done.then(lambda future: future.value()[0])
+    of_all = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
+    done = torch.distributed.all_gather(of_all, mine, async_op=True).get_future()
+    return done.then(lambda _: functools.reduce(Tensor.add_, of_all))
 
 
 def _cuts(rows: int, parts: int) -> list[slice]:
