@@ -379,9 +379,12 @@ class Link:
             except BaseException as error:
                 answer.set_exception(error)
 
-        threading.Thread(target=ask, daemon=True).start()
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
         try:
-            return answer.result(STORE)
+            found = answer.result(STORE)
+            asking.join()
+            return found
         except TimeoutError:
             self._store = None  # asking again would take as long again
             raise RankError(f"{keeper}, which keeps the store of the job, does not answer; {AGAIN}") from None

@@ -36,11 +36,13 @@ class Pulse:
         self._stopped = threading.Event()
         self._work_ns = _processor_time(threading.get_ident())
         store.set(f"pulse/{rank}", "0 0")
-        threading.Thread(target=self._beat, name="pulse", daemon=True).start()
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """No more signs."""
+        """No more signs; an interpreter that ended while the thread is inside torch would abort."""
         self._stopped.set()
+        self._thread.join(4 * BEAT)
 
     def _beat(self) -> None:
         count, expected_for = 0, 0.0

@@ -26,7 +26,7 @@ import torch
 from elman.config import BUDGETS, DataConfig, ModelConfig, RunConfig
 from elman.data.batches import DocumentLoader, StreamLoader
 from elman.data.prepare import Prepared, open_prepared, prepare
-from elman.errors import InputError
+from elman.errors import ConfigError, InputError
 from elman.evaluate.score import Score, score_columns, score_store
 from elman.files import make_folder, remove_scratch, write_atomically
 from elman.models.build import count_parameters, require_memory
@@ -131,7 +131,7 @@ def run_training(
         StoppedError: A signal ended it; it can be resumed.
         ElmanError: As the tree in `errors` says; a model that was kept before the error stays in the folder.
     """
-    check(config)
+    check(config, ranks)
     folder = Path(ranks.first_does(lambda: str(_make_run_folder(out, config))))
     with locked(folder, say, ranks) as ours:
         if ranks.is_first:
@@ -178,7 +178,7 @@ def resume_training(
             f" elman train --resume {shlex.quote(str(earlier.folder))} --max-steps {max(1, 2 * result.steps)}"
         )
         return result
-    check(config)
+    check(config, ranks)
     with locked(earlier.folder, say, ranks) as ours:
         with stopping_at_once("what was prepared is kept: give the same command again"):
             material = _prepare(config, say, ranks, earlier)
@@ -217,14 +217,16 @@ class Material:
     """None for one that is trained."""
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, ranks: Ranks) -> None:
     """What can be known before any text is read.
 
     Raises:
-        ConfigError: The device is missing.
+        ConfigError: The device is missing, or a setting is for one process.
         MissingExtraError: TensorBoard is.
     """
     choose_machine(config.training)
+    if config.optimizer.row_sparse and ranks.size > 1:
+        raise ConfigError(f"row_sparse is for one process, and these are {ranks.size}; leave it out")
     if config.training.tensorboard:
         require_tensorboard()
 

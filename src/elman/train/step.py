@@ -232,14 +232,18 @@ class LossModule(nn.Module):
         return self.model.loss(*arguments)
 
 
-def sum_of_ranks(_: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+def sum_of_ranks(
+    _: object,
+    bucket: torch.distributed.GradBucket,  # type: ignore[name-defined]  # torch looks at the annotation
+) -> torch.futures.Future[Tensor]:
     """What DistributedDataParallel is to do with a bucket of gradients: add those of all ranks.
 
     On processors in the order of the ranks, whatever the place in the bucket: how gradients are put into buckets
     changes after the first step, and a run that is resumed has to add as the one that was never ended.
     """
-    mine = bucket.buffer()
-    if mine.is_sparse or mine.device.type != "cpu":
+    mine: Tensor = bucket.buffer()
+    done: torch.futures.Future[Any]
+    if mine.device.type != "cpu":
         done = torch.distributed.all_reduce(mine, async_op=True).get_future()
         return done.then(lambda future: future.value()[0])
     of_all = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
