@@ -48,11 +48,11 @@ def test_json_is_one_document_with_what_is_promised(elman, copy_of_run):
         str(copy_of_run),
         True,
     )
-    assert [set(check) for check in document["checks"]] == [{"what", "sound", "found"}] * 7
+    assert [set(check) for check in document["checks"]] == [{"what", "sound", "found"}] * 9
     whats = [check["what"] for check in document["checks"]]
     assert whats == [
         *("model", "checkpoint step-00000000", "checkpoint step-00000004"),
-        *("prepared tokens", "text", "tokenizer", "first steps"),
+        *("prepared tokens", "text", "tokenizer", "result", "weights", "first steps"),
     ]
     assert "equal to the bit" in document["checks"][-1]["found"]
     assert everything_in(copy_of_run) == before

@@ -427,7 +427,7 @@ def test_damaged_tokens_are_found(text, tmp_path, monkeypatch):
     assert {check.what: check.sound for check in verify(run).checks}["prepared tokens"]
     folder = Path(json.loads((run / "environment.json").read_text())["data"]["folder"])
     flip(folder / "valid.tokens")
-    assert found_wrong(verify(run)) == ["prepared tokens"]
+    assert found_wrong(verify(run)) == ["prepared tokens", "result"]  # which was scored on them
     shutil.rmtree(folder)
     verification = verify(run)
     assert verification.sound
@@ -478,12 +478,34 @@ def test_what_is_no_run_is_refused(tmp_path):
 def test_a_run_that_never_began_is_refused(run):
     (run / "environment.json").unlink()
     with pytest.raises(
-        InputError, match="was ended before it began to train; go on with: elman train --resume"
+        InputError, match="there is no record of where it began to train; go on with: elman train --resume"
     ):
         verify_run(run)
 
 
 # ---- counts -----------------------------------------------------------------------------------------------
+
+
+def test_the_model_of_another_run_and_a_score_that_was_changed_are_found(text, tmp_path):
+    for seed in (0, 1):
+        run_training(settings(text, seed=seed), tmp_path / str(seed), quiet=True)
+    run, result = tmp_path / "0", tmp_path / "0" / "result.json"
+    assert verify(run).sound
+    kept = result.read_text()
+    said = json.loads(kept)
+    said["valid"]["nats"] *= 0.99
+    result.write_text(json.dumps(said))
+    assert found_wrong(verify(run)) == ["result"]
+    result.write_text("{")
+    assert found_wrong(verify(run)) == ["result"]
+    result.write_text(kept)
+    shutil.rmtree(run / "model")
+    shutil.copytree(tmp_path / "1" / "model", run / "model")
+    assert found_wrong(verify(run)) == ["result", "weights"]
+    result.unlink()
+    shutil.rmtree(run / "model")
+    unfinished = {check.what: check.sound for check in verify(run).checks}
+    assert (unfinished["model"], unfinished["result"]) == (None, None)
 
 
 def test_counts_are_counted_again(text, tmp_path):
@@ -493,7 +515,7 @@ def test_counts_are_counted_again(text, tmp_path):
     verification = verify(run)
     assert verification.sound
     assert [check.what for check in verification.checks] == [
-        *("model", "prepared tokens", "text", "tokenizer", "counted again")
+        *("model", "prepared tokens", "text", "tokenizer", "result", "counted again")
     ]
     assert verification.checks[-1].found == "equal to the bit"
 
@@ -504,4 +526,4 @@ def test_other_counts_are_found(text, tmp_path):
         run_training(resolve(overrides=given), tmp_path / str(order), quiet=True)
     shutil.rmtree(tmp_path / "2" / "model")
     shutil.copytree(tmp_path / "3" / "model", tmp_path / "2" / "model")
-    assert found_wrong(verify(tmp_path / "2")) == ["counted again"]
+    assert found_wrong(verify(tmp_path / "2")) == ["result", "counted again"]

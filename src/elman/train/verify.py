@@ -7,17 +7,19 @@ elsewhere. An n-gram model is counted again. What cannot be compared is not chec
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from elman.config import ModelConfig, RunConfig
 from elman.data.finished import verify_store
 from elman.data.prepare import Prepared, open_prepared, prepare
-from elman.errors import ConfigError, ElmanError, InputError
+from elman.errors import ConfigError, ElmanError, InputError, ModelError
 from elman.models.build import tensors_of
 from elman.settings import amend
 from elman.text_model import TextModel, load
@@ -39,6 +41,7 @@ from elman.train.resume import (
     shortened,
     with_precision,
 )
+from elman.train.run import read_result
 
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Relative difference that another machine, or another number of threads, may bring in the first steps, by the
@@ -49,6 +52,10 @@ COMPARED = ("loss", "gradient_norm", "learning_rate", "used")
 
 DRAWS_DEPEND_ON = ("ranks", "device")
 """Facts of an environment with which dropout draws other numbers, so that nothing comes out again."""
+
+
+SAME_SCORE = 1e-5
+"""Relative difference of nats that another machine may bring in scoring, which is float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +95,12 @@ def verify_run(run: Path, steps: int = 20, say: Callable[[str], object] = lambda
     """
     earlier = open_run(run)
     if earlier.environment is None or "data" not in earlier.environment:
-        raise InputError(f"{run}: was ended before it began to train; go on with: elman train --resume {run}")
-    checks = [_check("model", lambda: _describe(load(run)))]
+        way_out = f"go on with: elman train --resume {shlex.quote(str(run))}"
+        raise InputError(f"{run}: there is no record of where it began to train; {way_out}")
+    if (run / "model").is_dir() or earlier.finished:
+        checks = [_check("model", lambda: _describe(load(run)))]
+    else:
+        checks = [Check(what="model", sound=None, found="none was kept yet")]
     for path in sorted((run / "checkpoints").glob("step-*")):
         checks.append(_check(f"checkpoint {path.name}", lambda path=path: _read(path)))  # type: ignore[misc]
     then, config = earlier.environment["data"], earlier.config
@@ -98,9 +109,41 @@ def verify_run(run: Path, steps: int = 20, say: Callable[[str], object] = lambda
     of_data = list(_compare_data(then, data.manifest))
     checks += of_data
     if all(check.sound for check in of_data):  # another text gives other losses
+        damaged = {check.what for check in checks if check.sound is False}
+        checks += _check_result(earlier, data, damaged)
         again = _count_again if config.model.family == "ngram" else _train_again
         checks.append(again(earlier, data, steps, say))
     return Verification(run=run, checks=checks)
+
+
+def _check_result(earlier: Earlier, data: Prepared, damaged: set[str]) -> Iterator[Check]:
+    """Whether the model of a finished run is the one that was trained, and scores what is said of it."""
+    if not earlier.finished:
+        yield Check(what="result", sound=None, found="the run is not finished")
+    if not earlier.finished or "model" in damaged:
+        return
+
+    def score() -> str:
+        said, found = read_result(earlier.folder).valid, load(earlier.folder).score_store(data.valid)
+        if abs(said.nats - found.nats) > SAME_SCORE * abs(said.nats) or said.targets != found.targets:
+            raise ModelError(
+                f"{found.nats:.6g} nats on the held-out text, and the result says {said.nats:.6g}"
+            )
+        return f"{found.bits_per_byte:.4f} bits per byte on the held-out text, as it says"
+
+    yield _check("result", score)
+    newest = max((earlier.folder / "checkpoints").glob("step-*"), key=lambda path: path.name, default=None)
+    if newest is None or f"checkpoint {newest.name}" in damaged:
+        return
+
+    def compare() -> str:
+        best = Checkpoints(newest.parent).read(newest).files["best.safetensors"]
+        kept, trained = tensors_of(load(earlier.folder).model), safetensors.torch.load(best)
+        if kept.keys() != trained.keys() or not all(torch.equal(kept[name], trained[name]) for name in kept):
+            raise ModelError(f"not the best weights of {newest.name}")
+        return f"the best weights of {newest.name}"
+
+    yield _check("weights", compare)
 
 
 def _train_again(earlier: Earlier, data: Prepared, steps: int, say: Callable[[str], object]) -> Check:
