@@ -23,7 +23,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 faults: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --full --fault-table docs/faults.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -n 2 --dist loadfile --full --fault-table docs/faults.md
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks

@@ -31,7 +31,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    if config.getoption("--fault-table"):
+    if config.getoption("--fault-table") and not hasattr(
+        config, "workerinput"
+    ):  # the one that hears of all tests
         config.pluginmanager.register(_Writer(config.getoption("--fault-table")))
 
 

@@ -23,7 +23,14 @@ from elman.data import survey as surveying
 from elman.data.chunks import Chunk, Text, by_shard, cut_chunks, in_batches
 from elman.data.download import cache_dir
 from elman.data.finished import FORMAT, Finished, find_finished, write_manifest
-from elman.data.halfdone import HalfDone, half_done, remove_abandoned, remove_folder, remove_half_done
+from elman.data.halfdone import (
+    HalfDone,
+    empty_trash,
+    half_done,
+    remove_abandoned,
+    remove_folder,
+    remove_half_done,
+)
 from elman.data.merge import merge
 from elman.data.shards import Record, ShardWriter, read_record
 from elman.data.sums import FileTable, SummedFile, check_sums, seal, unseal
@@ -75,6 +82,7 @@ def find_or_build(preparation: Preparation, report: Report, note: Callable[[str]
         try:
             if (finished := find_finished(folder)) is not None:
                 remove_half_done(folder)
+                empty_trash(folder.parent)
                 return finished
         except InputError as error:
             note(f"{error}; prepared again")

@@ -58,7 +58,12 @@ def find_finished(folder: Path) -> Finished | None:
         )
     check_sizes(folder, manifest["files"])
     sizes = {"start_id": tokenizer.start_id, "vocab_size": tokenizer.vocab_size}
-    stores = {name: open_store(folder, name, facts, **sizes) for name, facts in manifest["stores"].items()}
+    try:
+        stores = {
+            name: open_store(folder, name, facts, **sizes) for name, facts in manifest["stores"].items()
+        }
+    except KeyError as error:  # a manifest of another make, although it is whole
+        raise InputError(f"{folder / MANIFEST}: says nothing of {error}") from error
     return Finished(folder, manifest, tokenizer, stores)
 
 

@@ -26,6 +26,9 @@ from elman.files import disk_is_full
 ABANDONED_SECONDS = 7 * 24 * 3600
 """What is half-done and was not touched for this long is removed."""
 
+TRASH = ".trash-"
+"""What the name of a folder begins with that is being removed."""
+
 PAUSE_SECONDS = 0.05
 """Between two looks at a lock that another process holds."""
 
@@ -132,10 +135,16 @@ def remove_abandoned(parent: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder in one instant for all others, if it is there."""
-    trash = path.with_name(f".trash-{uuid.uuid4().hex[:8]}")
     with contextlib.suppress(FileNotFoundError):
-        files.disk.rename(path, trash)
-        files.disk.remove(trash)
+        files.disk.rename(path, path.with_name(f"{TRASH}{uuid.uuid4().hex[:8]}"))
+    empty_trash(path.parent)
+
+
+def empty_trash(parent: Path) -> None:
+    """Remove what was moved out of the way in `parent`, also by a process that was killed before it had removed it."""
+    for trash in parent.glob(f"{TRASH}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process is at it as well
+            files.disk.remove(trash)
 
 
 def _shared_path(folder: Path) -> Path:

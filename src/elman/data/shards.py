@@ -78,7 +78,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Finish its files. Memory is given back."""
-        self._record: Record = {"made_of": self._made_of, "stores": {}}
+        self._record: Record = {"number": self._number, "made_of": self._made_of, "stores": {}}
         for name, part in self._parts.items():
             rows = np.frombuffer(part.rows, dtype=np.int64).reshape(-1, ROW)
             with SummedFile(self._folder / f"{_stem(self._number)}.{name}.rows") as file:
@@ -136,11 +136,11 @@ def read_record(folder: Path, number: int, made_of: Mapping[str, Any]) -> Record
     """
     try:
         record = unseal(files.disk.read(_record_path(folder, number)))
-        if record["made_of"] != dict(made_of):
+        if (record["number"], record["made_of"]) != (number, dict(made_of)):
             return None
         for store in record["stores"].values():
             check_sums(folder, store["files"])
-    except (OSError, ValueError, InputError):
+    except (OSError, ValueError, KeyError, InputError):
         return None  # never kept, torn, or damaged since
     return record
 
