@@ -8,6 +8,7 @@ import difflib
 import math
 import operator
 import re
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -85,7 +86,7 @@ class DataConfig:
             if self.tokenizer not in ("auto", "char", "word", "bpe"):
                 raise ConfigError(
                     f"vocab_size ({self.vocab_size}) is for a vocabulary trained here: char, word or bpe;"
-                    f" tokenizer {self.tokenizer!r} has a size of its own"
+                    f" tokenizer {reprlib.repr(self.tokenizer)} has a size of its own"
                 )
         if self.valid_limit is not None:
             require_integer("valid_limit", self.valid_limit, at_least=1)
@@ -159,7 +160,7 @@ class ModelConfig:
             raise ConfigError("order (1) leaves a window without context: give 2 or more, or model ngram")
         if self.prune and not re.fullmatch(r"\d+(,\d+)*", self.prune):
             raise ConfigError(
-                f"prune ({self.prune!r}) must be counts with commas between them, 0,0,1 for instance"
+                f"prune ({reprlib.repr(self.prune)}) must be counts with commas between them, 0,0,1 for instance"
             )
 
     @property
@@ -293,7 +294,7 @@ class TrainingConfig:
         if self.max_time is None and self.max_steps is None and self.epochs is None:
             raise ConfigError("training needs a budget: give max_time, max_steps or epochs")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
-            raise ConfigError(f"device ({self.device!r}) must be auto, cpu, mps, cuda or cuda:N")
+            raise ConfigError(f"device ({reprlib.repr(self.device)}) must be auto, cpu, mps, cuda or cuda:N")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
