@@ -143,7 +143,7 @@ def remove_folder(path: Path) -> None:
 def empty_trash(parent: Path) -> None:
     """Remove what was moved out of the way in `parent`, also by a process that was killed before it had removed it."""
     for trash in parent.glob(f"{TRASH}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process is at it as well
+        with contextlib.suppress(OSError):  # another process is at it as well, or it can wait
             files.disk.remove(trash)
 
 

@@ -76,9 +76,11 @@ def _acquire(path: Path, warn: Callable[[str], object]) -> IO[bytes]:
             file.close()
             raise _held(path, "wait for it, or train in another folder") from None
         except OSError as error:
-            if os.fstat(file.fileno()).st_size == 0:
-                _remove_if_it_is(file)
-            file.close()
+            with contextlib.suppress(OSError):  # the disk has failed already, and may again
+                if os.fstat(file.fileno()).st_size == 0:
+                    _remove_if_it_is(file)
+            with contextlib.suppress(OSError):
+                file.close()
             if error.errno not in _NO_FLOCK:
                 raise
             warn(f"{path.parent}: no flock here ({error.strerror}); the file {MADE} is the lock")
