@@ -11,8 +11,9 @@ from elman.errors import ConfigError
 from elman.evaluate.score import Score
 from elman.settings import parse_count, parse_duration, resolve
 from elman.text_model import TextModel, load
-from elman.train.fit import Say
-from elman.train.run import RunResult, resume_training, run_training
+from elman.train.aloud import Say
+from elman.train.result import RunResult
+from elman.train.run import resume_training, run_training
 
 
 def train(

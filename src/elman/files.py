@@ -89,6 +89,9 @@ class Disk:
 disk = Disk()
 """The one in use."""
 
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+"""What `Disk.lock` fails with where the file system has no locks."""
+
 
 _SCRATCH = re.compile(r"\..+\.[0-9]+")
 

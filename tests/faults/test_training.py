@@ -889,8 +889,8 @@ def test_t28_the_time_is_up(nursery, tmp_path):
 # ---- killed outside the training -----------------------------------------------------------------------------
 
 WHERE = {
-    "before the text is prepared": partial(at_call, "train.run", "prepare", 1, kill),
-    "when the text is prepared": partial(at_call, "train.run", "_say_what_was_prepared", 1, kill),
+    "before the text is prepared": partial(at_call, "train.aloud", "prepare", 1, kill),
+    "when the text is prepared": partial(at_call, "train.aloud", "_say_what_was_prepared", 1, kill),
     "before the first checkpoint": on(KillingDisk("checkpoint.start")),
     "in the first checkpoint": on(KillingDisk("checkpoint.manifest-written")),
     "before the held-out text is scored": partial(at_call, "train.run", "TextModel", 1, kill),
@@ -939,7 +939,7 @@ def test_t01_killed_while_n_grams_are_counted(nursery, tmp_path):
     expected.train()
     whole = expected.files
     shutil.rmtree(expected.folder)
-    for place, name in (("train.run", "prepare"), ("train.fit", "count"), ("train.run", "render_report")):
+    for place, name in (("train.aloud", "prepare"), ("train.fit", "count"), ("train.run", "render_report")):
         start = expected.resume if expected.folder.exists() else expected.train
         start(fault=partial(at_call, place, name, 1, kill), code=-signal.SIGKILL)
     expected.resume()

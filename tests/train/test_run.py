@@ -24,6 +24,7 @@ from elman.train import fit
 from elman.train import run as running
 from elman.train.budget import Budget
 from elman.train.metrics import read_metrics
+from elman.train.result import SAMPLE_TEMPERATURE, SAMPLE_TOKENS, SAMPLES
 from elman.train.row_adamw import RowAdamW
 from elman.train.run import resume_training, run_training
 from elman.train.signals import Signals
@@ -147,11 +148,11 @@ def test_the_folder_scores_what_the_run_reported(finished, texts):
 
 def test_the_samples_are_those_of_the_folder(finished):
     _, result, _ = finished
-    assert len(result.samples) == running.SAMPLES
+    assert len(result.samples) == SAMPLES
     again = load(result.run).generate(
-        samples=running.SAMPLES,
-        max_tokens=running.SAMPLE_TOKENS,
-        temperature=running.SAMPLE_TEMPERATURE,
+        samples=SAMPLES,
+        max_tokens=SAMPLE_TOKENS,
+        temperature=SAMPLE_TEMPERATURE,
         seed=0,
     )
     assert [sample.text for sample in again] == [sample.text for sample in result.samples]

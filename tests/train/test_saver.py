@@ -88,7 +88,7 @@ def test_a_failure_is_said_and_tried_again_after_half_the_time():
     world = World(30)
     world.step, world.failure = 12_345, FULL
     world.saver.save()
-    assert world.said == [f"warning: no checkpoint at step 12,345: {FULL}; training goes on and tries again"]
+    assert world.said == [f"no checkpoint at step 12,345: {FULL}; training goes on and tries again"]
     assert world.wait() == 15
     world.failure = None
     world.saver.save()

@@ -135,7 +135,8 @@ def train_command(
 
     from elman.ranks import join  # torch takes a second to import
     from elman.settings import from_toml
-    from elman.train.run import SAMPLE_TEMPERATURE, resume_training, run_training, score_rows
+    from elman.train.result import SAMPLE_TEMPERATURE, score_rows
+    from elman.train.run import resume_training, run_training
 
     with join() as ranks:
         progress = (say_warnings if quiet else say) if ranks.is_first else (lambda line: None)

@@ -36,7 +36,7 @@ from elman.train.card import model_card
 from elman.train.fit import METRICS, Fit, fit_counts, fit_network, make_loader
 from elman.train.machine import Machine, describe_environment, set_up
 from elman.train.metrics import read_metrics
-from elman.train.run import SAMPLE_TEMPERATURE, SAMPLE_TOKENS
+from elman.train.result import SAMPLE_TEMPERATURE, SAMPLE_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

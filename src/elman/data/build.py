@@ -33,11 +33,12 @@ from elman.data.halfdone import (
 )
 from elman.data.merge import merge
 from elman.data.shards import Record, ShardWriter, read_record
-from elman.data.sums import FileTable, SummedFile, check_sums, seal, unseal
+from elman.data.sums import FileTable, SummedFile, check_sums
 from elman.data.survey import ChangedTextError, Report
 from elman.data.tokenizer import Tokenizer, load_tokenizer
 from elman.errors import ElmanError, InputError
 from elman.files import write_atomically
+from elman.sealed import seal, unseal
 
 ATTEMPTS = 5
 """How often a folder is looked for before it is given up."""

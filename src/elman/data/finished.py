@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from elman.data.store import TokenStore, open_store
-from elman.data.sums import check_sizes, check_sums, seal, unseal
+from elman.data.sums import check_sizes, check_sums
 from elman.data.tokenizer import Tokenizer, load_tokenizer
 from elman.errors import ElmanError, InputError
 from elman.files import write_atomically
+from elman.sealed import seal, unseal
 
 FORMAT = 2
 """Of the prepared folder; part of its name."""

@@ -12,7 +12,6 @@ right, but neither shared nor gone on with.
 """
 
 import contextlib
-import errno
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,9 +30,6 @@ TRASH = ".trash-"
 
 PAUSE_SECONDS = 0.05
 """Between two looks at a lock that another process holds."""
-
-_NO_LOCKS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL)
-"""What flock answers where there is none."""
 
 
 class HalfDone:
@@ -112,7 +108,7 @@ def _open(folder: Path) -> HalfDone:
         except FileNotFoundError:
             continue  # another process has done with it just now
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in files.NO_LOCKS:
                 raise
             work.discard()
             work = HalfDone(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part"), shared=False)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from elman import files
 from elman.data.chunks import Chunk
 from elman.data.store import COUNTS
-from elman.data.sums import SummedFile, check_sums, seal, unseal
+from elman.data.sums import SummedFile, check_sums
 from elman.errors import InputError
 from elman.files import write_atomically
+from elman.sealed import seal, unseal
 
 Record = dict[str, Any]
 

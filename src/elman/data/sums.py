@@ -1,10 +1,9 @@
-"""Files whose size and checksum are known, taken as they are written and checked later; JSON that knows its own.
+"""Files whose size and checksum are known, taken as they are written and checked later.
 
 A table of files is JSON: {name: {"size": bytes, "sha256": hex}}.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -86,28 +85,3 @@ def check_sums(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> None:
             raise InputError(
                 f"{folder / name}: damaged (SHA-256 {content.hexdigest()[:12]}, {entry['sha256'][:12]} expected)"
             )
-
-
-def seal(content: Mapping[str, Any]) -> str:
-    """JSON with its own checksum in it."""
-    return json.dumps({**content, "sha256": _sum(content)}, indent=1)
-
-
-def unseal(text: bytes) -> dict[str, Any]:
-    """What was sealed.
-
-    Raises:
-        ValueError: It is not as it was sealed.
-    """
-    try:
-        content = json.loads(text)
-        said = content.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("damaged") from error
-    if said != _sum(content):
-        raise ValueError("damaged")
-    return dict(content)
-
-
-def _sum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

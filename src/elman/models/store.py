@@ -25,6 +25,7 @@ from torch import Tensor
 
 from elman.errors import InputError, ModelError
 from elman.files import read_at_most, write_atomically
+from elman.sealed import seal, sum_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -52,14 +53,7 @@ def write_model(folder: Path, settings: dict[str, Any], tensors: dict[str, Tenso
     weights = safetensors.torch.save(payload, metadata={"schema": SCHEMA})
     described = {"schema": SCHEMA, **settings, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(
-        folder / CONFIG, json.dumps({**described, "sha256": _sum_of(described)}, indent=2) + "\n"
-    )
-
-
-def _sum_of(settings: dict[str, Any]) -> str:
-    """SHA-256 of what they say, however it is laid out."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    write_atomically(folder / CONFIG, seal(described, indent=2) + "\n")
 
 
 def find_model(path: Path) -> Path:
@@ -100,10 +94,7 @@ def refuse_escape(folder: Path, path: Path) -> Path:
     """
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # the one or the other for a circle, as the version of Python has it
+    except (OSError, RuntimeError) as error:  # either, for a circle, as the version of Python has it
         raise ModelError(f"{path}: cannot be followed: symbolic links in a circle; copy the files") from error
     if not inside:
         raise ModelError(f"{path}: leads out of {folder}, to {path.resolve()}; copy the file into the folder")
@@ -140,7 +131,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if found != SCHEMA:
         raise ModelError(f"{path}: schema {reprlib.repr(found)}, and this version reads {SCHEMA!r}")
     known = settings.pop("sha256", None)
-    if known is not None and known != _sum_of(settings):
+    if known is not None and known != sum_of(settings):
         raise ModelError(
             f"{path}: damaged, or changed since it was written: its sha256 is another; restore the original file"
         )
@@ -174,9 +165,8 @@ def read_tensors(
     try:
         tensors = dict(sorted(safetensors.torch.load(content).items()))  # it gives them in any order
         spoilt = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    except (
-        Exception
-    ) as error:  # beside its own, whatever Python and torch say of sizes and types that cannot be
+    except Exception as error:
+        # Beside its own, whatever Python and torch say of sizes and types that cannot be.
         what = _NO_PICKLE if _is_pickle(content) else f"damaged or truncated: {error}"
         raise ModelError(f"{path}: {what}") from error
     del content

@@ -123,7 +123,7 @@ class Checkpoints:
             ModelError: The newest was written by a newer version.
             InputError: The folder cannot be read.
         """
-        for _, _, path in self._found():
+        for _, _, path in self.found():
             try:
                 return self.read(path)
             except Damaged as error:
@@ -217,7 +217,7 @@ class Checkpoints:
         """Set later checkpoints aside and remove needless ones. The new one is safe: a failure is a warning."""
         disk = elman.files.disk
         try:
-            found = self._found()
+            found = self.found()
             for later in [path for at, _, path in found if at > step]:
                 aside = self._set_aside(later, "later")
                 self._warn(
@@ -260,11 +260,11 @@ class Checkpoints:
         return aside
 
     def _free_place(self, step: int) -> Path:
-        taken = [number for at, number, _ in self._found() if at == step]
+        taken = [number for at, number, _ in self.found() if at == step]
         name = f"step-{step:08d}"
         return self.folder / (f"{name}-{max(taken) + 1}" if taken else name)
 
-    def _found(self) -> list[tuple[int, int, Path]]:
+    def found(self) -> list[tuple[int, int, Path]]:
         """Step, number among those of its step, and folder; newest first. Nothing is looked at but names."""
         matches = [match for name in self._names() if (match := FOLDER_NAME.fullmatch(name))]
         steps = [(int(match[1]), int(match[2] or 1), self.folder / match[0]) for match in matches]

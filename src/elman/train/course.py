@@ -25,6 +25,7 @@ from elman.errors import DivergedError, StoppedError
 from elman.files import write_atomically
 from elman.models.build import tensors_of
 from elman.ranks import Ranks
+from elman.train.aloud import Say, warning
 from elman.train.budget import Budget
 from elman.train.checkpoint import Checkpoints
 from elman.train.guard import Guard
@@ -78,17 +79,12 @@ class Course:
         keeping: Keeping | None,
         checkpoint_seconds: float,
         ranks: Ranks,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self._training, self._config, self._take_step = training, config, take_step
         self._budget, self._guard, self._watcher, self._events = budget, guard, watcher, events
-        self._signals, self._folder, self._keeping, self._ranks, self._say = (
-            signals,
-            folder,
-            keeping,
-            ranks,
-            say,
-        )
+        self._signals, self._folder, self._keeping = signals, folder, keeping
+        self._ranks, self._say, self._warn = ranks, say, warning(say)
         self._parts: dict[str, Part] = {
             "budget": budget,
             "guard": guard,
@@ -97,20 +93,18 @@ class Course:
             "events": events,
             "step": take_step,
         }
-        self._saver = (
-            None
-            if keeping is None
-            else Saver(
+        self._saver: Saver | None = None
+        if keeping is not None:
+            self._saver = Saver(
                 keeping.checkpoints,
                 lambda: (training.step, take(training, watcher.best_weights, self._parts, ranks)),
                 keeping.facts,
                 checkpoint_seconds,
                 ours=keeping.ours,
                 describe=keeping.describe,
-                warn=say,
+                warn=self._warn,
                 ranks=ranks,
             )
-        )
 
     def run(self) -> None:
         """Go through it; in the end the model has its best weights.
@@ -148,13 +142,10 @@ class Course:
         self._events.write(event)
         budgets = {f"training.{name}" for name in BUDGETS}
         if budgets & set(keeping.changes) and self._budget.look(self._training.step)[1]:
-            self._say(
-                f"warning: the budget that is given was used up at step {self._training.step:,} already"
-            )
+            self._warn(f"the budget that is given was used up at step {self._training.step:,} already")
         if keeping.changes:
-            self._save(
-                required=True
-            )  # else the event would be forgotten by a resume from the checkpoint before
+            # Else the event would be forgotten by a resume from the checkpoint before.
+            self._save(required=True)
             if self._ranks.is_first:
                 keeping.describe(self._folder)  # and only now, so that no change is without its event
 
@@ -172,7 +163,7 @@ class Course:
             t.ease = EASE
             self._events.write(event | {"to": t.step})
             self._save()  # else a run that is resumed from before would not know of it
-            self._say(f"warning: {error}; going back to step {t.step:,}, with {EASE:g} of the learning rate")
+            self._warn(f"{error}; going back to step {t.step:,}, with {EASE:g} of the learning rate")
             self._train()
 
     def _observe(self, result: StepResult) -> bool:

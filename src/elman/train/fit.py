@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from elman.models.base import LanguageModel
 from elman.models.build import build, count
 from elman.ranks import ALONE, Ranks
 from elman.text_model import TextModel
+from elman.train.aloud import Say, warning
 from elman.train.budget import Budget
 from elman.train.course import Course, Keeping
 from elman.train.guard import Guard
@@ -29,8 +29,6 @@ from elman.train.watcher import Watcher
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 """Files of a run folder: the records of training and validation, and what happened beside, a line each."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +60,7 @@ def fit_network(
     Raises:
         ElmanError: As for `train.course.Course.run`.
     """
-
-    def warn(line: str) -> None:
-        say(f"warning: {line}")
-
+    warn = warning(say)
     training, take_step = make_training(config, data, loader, machine, ranks=ranks, say=say)
     model, tokenizer, first = training.model, data.tokenizer, ranks.is_first
     with (
@@ -92,7 +87,7 @@ def fit_network(
             ranks,
             ours=folder.is_dir if keeping is None else keeping.ours,
             settle=lambda: settle(training),
-            warn=say,
+            warn=warn,
         )
         Course(
             training,

@@ -6,7 +6,6 @@ network mounts, a file that must not be there is made, and is the lock; it is st
 """
 
 import contextlib
-import errno
 import json
 import os
 import socket
@@ -18,12 +17,10 @@ from typing import IO, Any
 
 import elman.files
 from elman.errors import InputError, ResourceError
-from elman.files import disk_is_full
+from elman.files import NO_LOCKS, disk_is_full
 
 LOCK, MADE = "run.lock", "run.lock.made"
 """The file that is locked, and the one that is made where none can be."""
-
-_NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -81,7 +78,7 @@ def _acquire(path: Path, warn: Callable[[str], object]) -> IO[bytes]:
                     _remove_if_it_is(file)
             with contextlib.suppress(OSError):
                 file.close()
-            if error.errno not in _NO_FLOCK:
+            if error.errno not in NO_LOCKS:
                 raise
             warn(f"{path.parent}: no flock here ({error.strerror}); the file {MADE} is the lock")
             return _acquire_by_making(path)

@@ -32,7 +32,7 @@ class Machine:
         return f"{self.device} ({self.threads} threads), {precision} products"
 
 
-def choose_machine(config: TrainingConfig) -> Machine:
+def choose_device(config: TrainingConfig) -> torch.device:
     """Resolve `auto` and refuse what is not there.
 
     Raises:
@@ -40,12 +40,21 @@ def choose_machine(config: TrainingConfig) -> Machine:
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.device == "auto":
-        device = torch.device(next(name for name, here in available.items() if here))
-    else:
-        device = torch.device(config.device)
-        if not available[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
-            usable = ", ".join(name for name, here in available.items() if here)
-            raise ConfigError(f"device {config.device!r} is not available here; usable: {usable}")
+        return torch.device(next(name for name, here in available.items() if here))
+    device = torch.device(config.device)
+    if not available[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
+        usable = ", ".join(name for name, here in available.items() if here)
+        raise ConfigError(f"device {config.device!r} is not available here; usable: {usable}")
+    return device
+
+
+def choose_machine(config: TrainingConfig) -> Machine:
+    """The device, and the arithmetic that is quickest there where it is left open, which takes a moment to find out.
+
+    Raises:
+        ConfigError: As for `choose_device`.
+    """
+    device = choose_device(config)
     if config.precision == "auto":
         product_dtype = torch.bfloat16 if bfloat16_pays(device) else torch.float32
     else:

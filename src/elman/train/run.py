@@ -16,32 +16,49 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from elman.config import BUDGETS, DataConfig, ModelConfig, RunConfig
+from elman.config import BUDGETS, ModelConfig, RunConfig
 from elman.data.batches import DocumentLoader, StreamLoader
-from elman.data.prepare import Prepared, open_prepared, prepare
+from elman.data.prepare import Prepared, open_prepared
 from elman.errors import ConfigError, InputError
-from elman.evaluate.score import Score, score_columns, score_store
+from elman.evaluate.score import Score, score_store
 from elman.files import make_folder, remove_scratch, write_atomically
 from elman.models.build import count_parameters, require_memory
 from elman.ranks import ALONE, Ranks
 from elman.settings import from_dict, to_dict, to_toml
-from elman.text_model import Sample, TextModel
+from elman.text_model import TextModel
+from elman.train.aloud import Say, prepare_aloud, warning
 from elman.train.card import model_card
 from elman.train.checkpoint import Checkpoints
 from elman.train.choices import batch_tokens, choices
 from elman.train.course import Keeping, newest_files
-from elman.train.fit import METRICS, Fit, Say, fit_counts, fit_network, make_loader
+from elman.train.fit import METRICS, Fit, fit_counts, fit_network, make_loader
 from elman.train.lock import run_lock
-from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes, set_up
+from elman.train.machine import (
+    Machine,
+    choose_device,
+    choose_machine,
+    describe_environment,
+    memory_bytes,
+    set_up,
+)
 from elman.train.metrics import read_metrics, require_tensorboard
 from elman.train.report import Report, render_report
+from elman.train.result import (
+    SAMPLE_TEMPERATURE,
+    SAMPLE_TOKENS,
+    SAMPLES,
+    RunResult,
+    read_result,
+    result_from,
+    score_rows,
+)
 from elman.train.resume import (
     CONFIG,
     ENVIRONMENT,
@@ -61,51 +78,8 @@ from elman.train.resume import (
 from elman.train.signals import stopping_at_once
 from elman.version import __version__
 
-SCHEMA = "elman.train/1"
-
-SAMPLES = 3
-SAMPLE_TOKENS = 100
-SAMPLE_TEMPERATURE = 0.8
-"""Of what is shown at the end: a little safer than the model itself, as a reader would ask for."""
-
 YARDSTICK_TOKENS = 20_000_000
 """The n-gram yardstick is left out of texts with more tokens: its counts would outgrow a laptop's patience."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult:
-    """What a finished run reports."""
-
-    run: Path
-    model: Path
-    preset: str
-    steps: int
-    tokens: int
-    """Targets trained on, padding not counted."""
-    seconds: float
-    """Of training, validation not counted."""
-    parameters: int
-    valid: Score
-    yardstick: Score | None
-    """What an n-gram model of the same tokens scores on the same text; None if it was left out."""
-    samples: list[Sample]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As `elman train --json` prints it, and `result.json` keeps it."""
-        return {
-            "schema": SCHEMA,
-            "run": str(self.run),
-            "model": str(self.model),
-            "preset": self.preset,
-            "steps": self.steps,
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "tokens_per_second": self.tokens / self.seconds if self.seconds else 0.0,
-            "parameters": self.parameters,
-            "valid": self.valid.as_dict(),
-            "yardstick": None if self.yardstick is None else self.yardstick.as_dict(),
-            "samples": [asdict(sample) for sample in self.samples],
-        }
 
 
 def run_training(
@@ -172,7 +146,7 @@ def resume_training(
     earlier = _open_run(run, ranks)
     config, changes = change(earlier, overrides or {})
     if earlier.finished and not any(name.partition(".")[2] in BUDGETS for name in changes):
-        result = _result_from(ranks.first_does(lambda: read_result(earlier.folder).as_dict()))
+        result = result_from(ranks.first_does(lambda: read_result(earlier.folder).as_dict()))
         say(
             f"{earlier.folder} is finished, after {result.steps:,} steps: nothing to do; more of it:"
             f" elman train --resume {shlex.quote(str(earlier.folder))} --max-steps {max(1, 2 * result.steps)}"
@@ -186,7 +160,7 @@ def resume_training(
         if strict:
             require_same_machine(earlier, material.environment)
         elif differing := differences(earlier, material.environment):
-            say(f"warning: the run may not go on to the bit: {differing}")
+            warning(say)(f"the run may not go on to the bit: {differing}")
         for name, (old, new) in changes.items():
             say(f"{name}: {new} (was {old})")
         return _Run(earlier.folder, config, material, changes, ours, command, say, quiet, ranks).carry_out()
@@ -224,7 +198,7 @@ def check(config: RunConfig, ranks: Ranks) -> None:
         ConfigError: The device is missing, or a setting is for one process.
         MissingExtraError: TensorBoard is.
     """
-    choose_machine(config.training)
+    choose_device(config.training)
     if config.optimizer.row_sparse and ranks.size > 1:
         raise ConfigError(f"row_sparse is for one process, and these are {ranks.size}; leave it out")
     if config.training.tensorboard:
@@ -238,13 +212,8 @@ def locked(folder: Path, say: Say, ranks: Ranks) -> Iterator[Callable[[], bool]]
     with contextlib.ExitStack() as stack:
         if ranks.is_first:
             stack.callback(_remove_if_empty, folder)
-        ranks.first_does(lambda: ours.append(stack.enter_context(run_lock(folder, warn=_warning(say)))))
+        ranks.first_does(lambda: ours.append(stack.enter_context(run_lock(folder, warn=warning(say)))))
         yield lambda: all(still() for still in ours)
-
-
-def _warning(say: Say) -> Say:
-    """`say`, for what is told even to those who want no progress."""
-    return lambda line: say(f"warning: {line}")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -257,9 +226,8 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
     set_up(config.training)
     kept = None if earlier is None else recorded_dtype(earlier, config)
     machine = choose_machine(with_precision(config, kept).training)
-    dtype = ranks.agree(
-        str(machine.product_dtype).removeprefix("torch.")
-    )  # found by trying, perhaps otherwise
+    # Found by trying, and perhaps otherwise in another process.
+    dtype = ranks.agree(str(machine.product_dtype).removeprefix("torch."))
     machine = replace(machine, product_dtype=getattr(torch, dtype))
     if earlier is not None and earlier.environment is not None and reads_standard_input(config):
         data = open_prepared(earlier.environment["data"])  # what was piped in then is not piped in again
@@ -333,7 +301,7 @@ class _Run:
     def _fit(self) -> Fit:
         """Train a network, and keep it."""
         kept, changes = self.config.training.checkpoints_kept, self.changes
-        checkpoints = Checkpoints(self.folder / "checkpoints", keep=kept, warn=_warning(self.say))
+        checkpoints = Checkpoints(self.folder / "checkpoints", keep=kept, warn=warning(self.say))
         start = None
         if self.ranks.is_first:
             checkpoints.clean()
@@ -405,7 +373,7 @@ class _Run:
             write_atomically(folder / RESULT, json.dumps(result.as_dict(), indent=2) + "\n")
             return result.as_dict()
 
-        return _result_from(self.ranks.first_does(write))
+        return result_from(self.ranks.first_does(write))
 
 
 def _facts(material: Material) -> dict[str, Any]:
@@ -413,34 +381,6 @@ def _facts(material: Material) -> dict[str, Any]:
     machine = {name: material.environment[name] for name in ("threads", "device", "ranks", "instructions")}
     data = {name: material.data.manifest[name] for name in ("content_sha256", "tokenizer_sha256")}
     return {"torch": torch.__version__, **machine, **data}
-
-
-def read_result(folder: Path) -> RunResult:
-    """What a finished run came to.
-
-    Raises:
-        InputError: Its `result.json` is damaged.
-    """
-    path = folder / RESULT
-    try:
-        return replace(_result_from(json.loads(path.read_bytes())), run=folder, model=folder / "model")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged: {error}; remove it, and the run is finished again") from error
-
-
-def _result_from(values: Mapping[str, Any]) -> RunResult:
-    """What `as_dict` gave."""
-    if values["schema"] != SCHEMA:
-        raise ValueError(f"schema {values['schema']!r}, and this version reads {SCHEMA!r}")
-    names = ("preset", "steps", "tokens", "seconds", "parameters")
-    return RunResult(
-        run=Path(values["run"]),
-        model=Path(values["model"]),
-        valid=Score.from_dict(values["valid"]),
-        yardstick=None if values["yardstick"] is None else Score.from_dict(values["yardstick"]),
-        samples=[Sample(**sample) for sample in values["samples"]],
-        **{name: values[name] for name in names},
-    )
 
 
 def _score_yardstick(config: RunConfig, data: Prepared, say: Say) -> Score | None:
@@ -451,14 +391,6 @@ def _score_yardstick(config: RunConfig, data: Prepared, say: Say) -> Score | Non
     say(f"counting {order}-grams of the same tokens, to compare")
     counts = fit_counts(replace(config, model=ModelConfig(family="ngram", order=order)), data).model
     return score_store(counts, data.valid, pad_id=tokenizer.pad_id, unknown_id=tokenizer.unknown_id)
-
-
-def score_rows(config: RunConfig, result: RunResult) -> dict[str, dict[str, str]]:
-    """The table of a run: the model, and the yardstick beside it."""
-    rows: dict[str, dict[str, str]] = {config.model.name: score_columns(result.valid)}
-    if result.yardstick is not None:
-        rows[f"{config.training.yardstick_order}-gram"] = score_columns(result.yardstick)
-    return rows
 
 
 def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
@@ -483,46 +415,6 @@ def short_name(corpus: str) -> str:
     """Of a corpus, fit for a folder: the end of its path without what a file system may not like."""
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in Path(corpus).stem)
     return safe.strip("-") or "stdin"
-
-
-def prepare_aloud(config: DataConfig, say: Say, ranks: Ranks = ALONE) -> Prepared:
-    """The text as tokens; `say` is told what is done, and what there is to know of the text.
-
-    Raises:
-        ElmanError: As for `data.prepare.prepare`.
-    """
-    data = prepare(config, report=_reporter(say), ranks=ranks)
-    _say_what_was_prepared(say, data)
-    return data
-
-
-def _reporter(say: Say) -> Callable[[str, float], None]:
-    """Say each stage of preparation once, and every tenth of the long ones."""
-    said: set[tuple[str, int]] = set()
-
-    def report(what: str, share: float) -> None:
-        stage = (what, int(share * 10))
-        if stage not in said:
-            said.add(stage)
-            say(f"{what}{f' {share:.0%}' if share else ''}")
-
-    return report
-
-
-def _say_what_was_prepared(say: Say, data: Prepared) -> None:
-    manifest = data.manifest
-    for name in ("train", "valid"):
-        sizes = manifest[name]
-        say(
-            f"{name}: {sizes['targets']:,} tokens, {sizes['bytes']:,} bytes, {sizes['documents']:,} documents"
-        )
-    say(f"vocabulary: {manifest['vocab_size']:,}")
-    for note in manifest["notes"]:
-        say(f"note: {note}")
-    shared = manifest["valid_documents_also_in_train"]
-    if shared:
-        share = shared / manifest["valid"]["documents"]
-        say(f"warning: {shared:,} held-out documents ({share:.0%}) also stand in the training text")
 
 
 def _report(config: RunConfig, result: RunResult, data: Prepared, machine: Machine, command: str) -> str:

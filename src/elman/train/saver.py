@@ -88,7 +88,7 @@ class Saver:
                 f"{failure}; this was the third attempt, and the checkpoints of before are kept"
             )
         self._interval = self._seconds / 2
-        self._warn(f"warning: no checkpoint at step {step:,}: {failure}; training goes on and tries again")
+        self._warn(f"no checkpoint at step {step:,}: {failure}; training goes on and tries again")
 
     def _write(self, step: int, files: Mapping[str, bytes], required: bool) -> str | None:
         """Why it failed, or None."""

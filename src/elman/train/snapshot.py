@@ -94,9 +94,8 @@ def put_back(
         _restore_moments(training.optimizer, tensors["optimizer"])
         _restore_generators(training, tensors["rng"], ranks)
         training.step, training.ease = values["step"], values["ease"]
-        set_learning_rate(
-            training.optimizer, values["rate"]
-        )  # with which rows are settled if no step follows
+        # With it rows are settled, if no step follows.
+        set_learning_rate(training.optimizer, values["rate"])
         training.loader.load_state_dict(values["loader"])
         training.state = _restore_lanes(training, tensors["lanes"], ranks)
         for name, part in parts.items():

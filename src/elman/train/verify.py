@@ -8,29 +8,32 @@ elsewhere. An n-gram model is counted again. What cannot be compared is not chec
 
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from elman.config import ModelConfig, RunConfig
 from elman.data.finished import verify_store
 from elman.data.prepare import Prepared, open_prepared, prepare
-from elman.errors import ConfigError, ElmanError, InputError, ModelError
+from elman.errors import ConfigError, ElmanError, InputError
 from elman.models.build import tensors_of
 from elman.settings import amend
 from elman.text_model import TextModel, load
+from elman.train.aloud import Say
 from elman.train.budget import Budget, is_marked
-from elman.train.checkpoint import Checkpoints
+from elman.train.checkpoint import Checkpoint, Checkpoints
 from elman.train.choices import choices
 from elman.train.fit import EVENTS, METRICS, fit_counts, make_loader, make_training, settle
 from elman.train.guard import Guard
 from elman.train.loop import StepResult, train
 from elman.train.machine import choose_machine, describe_environment, set_up
 from elman.train.metrics import read_metrics
+from elman.train.result import read_result
 from elman.train.resume import (
     SAME_DATA,
     Earlier,
@@ -41,7 +44,6 @@ from elman.train.resume import (
     shortened,
     with_precision,
 )
-from elman.train.run import read_result
 
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Relative difference that another machine, or another number of threads, may bring in the first steps, by the
@@ -86,7 +88,7 @@ class Verification:
         return {"schema": "elman.verify/1", "run": str(self.run), "sound": self.sound, "checks": checks}
 
 
-def verify_run(run: Path, steps: int = 20, say: Callable[[str], object] = lambda line: None) -> Verification:
+def verify_run(run: Path, steps: int = 20, say: Say = lambda line: None) -> Verification:
     """Look at a run folder, and train its first `steps` steps again; nothing in it is changed.
 
     Raises:
@@ -97,56 +99,92 @@ def verify_run(run: Path, steps: int = 20, say: Callable[[str], object] = lambda
     if earlier.environment is None or "data" not in earlier.environment:
         way_out = f"go on with: elman train --resume {shlex.quote(str(run))}"
         raise InputError(f"{run}: there is no record of where it began to train; {way_out}")
-    if (run / "model").is_dir() or earlier.finished:
-        checks = [_check("model", lambda: _describe(load(run)))]
-    else:
-        checks = [Check(what="model", sound=None, found="none was kept yet")]
-    for path in sorted((run / "checkpoints").glob("step-*")):
-        checks.append(_check(f"checkpoint {path.name}", lambda path=path: _read(path)))  # type: ignore[misc]
+    model, of_model = _read_model(earlier)
+    newest, of_checkpoints = _read_checkpoints(earlier)
+    checks = [of_model, *of_checkpoints]
     then, config = earlier.environment["data"], earlier.config
     checks.append(_check_tokens(Path(then["folder"])))  # before they are prepared again
     data = open_prepared(then) if reads_standard_input(config) else prepare(config.data)
     of_data = list(_compare_data(then, data.manifest))
     checks += of_data
     if all(check.sound for check in of_data):  # another text gives other losses
-        damaged = {check.what for check in checks if check.sound is False}
-        checks += _check_result(earlier, data, damaged)
-        again = _count_again if config.model.family == "ngram" else _train_again
-        checks.append(again(earlier, data, steps, say))
+        checks += _compare_result(earlier, data, model, newest)
+        counted = config.model.family == "ngram"
+        checks.append(
+            _count_again(earlier, data, model, say) if counted else _train_again(earlier, data, steps, say)
+        )
     return Verification(run=run, checks=checks)
 
 
-def _check_result(earlier: Earlier, data: Prepared, damaged: set[str]) -> Iterator[Check]:
+def _read_model(earlier: Earlier) -> tuple[TextModel | None, Check]:
+    """The model of the run, unless there is none or it is damaged."""
+    if not (earlier.folder / "model").is_dir() and not earlier.finished:
+        return None, Check(what="model", sound=None, found="none was kept yet")
+    try:
+        model = load(earlier.folder)
+    except ElmanError as error:
+        return None, Check(what="model", sound=False, found=str(error))
+    return model, Check(what="model", sound=True, found=f"{model.config.name}, {model.config.shape}")
+
+
+def _read_checkpoints(earlier: Earlier) -> tuple[Checkpoint | None, list[Check]]:
+    """The newest checkpoint, unless there is none or it is damaged; and what is found of each, oldest first."""
+    newest, checks = None, []
+    for _, _, path in reversed(_kept(earlier)):
+        what = f"checkpoint {path.name}"
+        try:
+            newest = Checkpoints.read(path)
+        except ElmanError as error:
+            newest = None
+            checks.append(Check(what=what, sound=False, found=str(error)))
+        else:
+            size = sum(map(len, newest.files.values()))
+            found = f"{len(newest.files)} files, {size:,} bytes, as the manifest says"
+            checks.append(Check(what=what, sound=True, found=found))
+    return newest, checks
+
+
+def _kept(earlier: Earlier) -> list[tuple[int, int, Path]]:
+    """See `Checkpoints.found`."""
+    return Checkpoints(earlier.folder / "checkpoints").found()
+
+
+def _compare_result(
+    earlier: Earlier, data: Prepared, model: TextModel | None, newest: Checkpoint | None
+) -> Iterator[Check]:
     """Whether the model of a finished run is the one that was trained, and scores what is said of it."""
     if not earlier.finished:
         yield Check(what="result", sound=None, found="the run is not finished")
-    if not earlier.finished or "model" in damaged:
-        return
-
-    def score() -> str:
-        said, found = read_result(earlier.folder).valid, load(earlier.folder).score_store(data.valid)
-        if abs(said.nats - found.nats) > SAME_SCORE * abs(said.nats) or said.targets != found.targets:
-            raise ModelError(
-                f"{found.nats:.6g} nats on the held-out text, and the result says {said.nats:.6g}"
-            )
-        return f"{found.bits_per_byte:.4f} bits per byte on the held-out text, as it says"
-
-    yield _check("result", score)
-    newest = max((earlier.folder / "checkpoints").glob("step-*"), key=lambda path: path.name, default=None)
-    if newest is None or f"checkpoint {newest.name}" in damaged:
-        return
-
-    def compare() -> str:
-        best = Checkpoints(newest.parent).read(newest).files["best.safetensors"]
-        kept, trained = tensors_of(load(earlier.folder).model), safetensors.torch.load(best)
-        if kept.keys() != trained.keys() or not all(torch.equal(kept[name], trained[name]) for name in kept):
-            raise ModelError(f"not the best weights of {newest.name}")
-        return f"the best weights of {newest.name}"
-
-    yield _check("weights", compare)
+    elif model is not None:
+        yield _compare_score(earlier, data, model)
+        if newest is not None:
+            yield _compare_weights(model, newest)
 
 
-def _train_again(earlier: Earlier, data: Prepared, steps: int, say: Callable[[str], object]) -> Check:
+def _compare_score(earlier: Earlier, data: Prepared, model: TextModel) -> Check:
+    try:
+        said, found = read_result(earlier.folder).valid, model.score_store(data.valid)
+    except ElmanError as error:
+        return Check(what="result", sound=False, found=str(error))
+    if abs(said.nats - found.nats) > SAME_SCORE * abs(said.nats) or said.targets != found.targets:
+        other = f"{found.nats:.6g} nats on the held-out text, and the result says {said.nats:.6g}"
+        return Check(what="result", sound=False, found=other)
+    same = f"{found.bits_per_byte:.4f} bits per byte on the held-out text, as it says"
+    return Check(what="result", sound=True, found=same)
+
+
+def _compare_weights(model: TextModel, newest: Checkpoint) -> Check:
+    trained = safetensors.torch.load(newest.files["best.safetensors"])
+    same = _are_equal(tensors_of(model.model), trained)
+    found = f"{'' if same else 'not '}the best weights of {newest.path.name}"
+    return Check(what="weights", sound=same, found=found)
+
+
+def _are_equal(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> bool:
+    return these.keys() == those.keys() and all(torch.equal(these[name], those[name]) for name in these)
+
+
+def _train_again(earlier: Earlier, data: Prepared, steps: int, say: Say) -> Check:
     def outcome(sound: bool | None, found: str) -> Check:
         return Check(what="first steps", sound=sound, found=found)
 
@@ -155,7 +193,8 @@ def _train_again(earlier: Earlier, data: Prepared, steps: int, say: Callable[[st
     of_steps = [record for record in metrics if "loss" in record]
     if damaged := [record for record in of_steps if not _is_whole(record)]:
         return outcome(False, f"no record of a step: {damaged[0]}")
-    reached = max([*_kept(earlier), *(record["step"] for record in of_steps)], default=0)
+    kept = [step for step, _, _ in _kept(earlier)]
+    reached = max([*kept, *(record["step"] for record in of_steps)], default=0)
     last = int(min(steps, unchanged, reached))
     records = {record["step"]: record for record in of_steps if record["step"] <= last}
     if missing := [step for step in range(1, last + 1) if is_marked(step) and step not in records]:
@@ -226,12 +265,6 @@ def _at_the_start(earlier: Earlier) -> tuple[RunConfig, float]:
     return with_precision(config, recorded_dtype(earlier, config)), last
 
 
-def _kept(earlier: Earlier) -> list[int]:
-    """Steps of the checkpoints: so far the run has come."""
-    names = (path.name.removeprefix("step-") for path in (earlier.folder / "checkpoints").glob("step-*"))
-    return [int(name) for name in names if name.isdecimal()]
-
-
 def _has_dropout(model: ModelConfig) -> bool:
     return max(model.dropout, model.embedding_dropout, model.weight_dropout) > 0
 
@@ -273,33 +306,21 @@ def _compare_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[C
 
 
 def _check_tokens(folder: Path) -> Check:
+    what = "prepared tokens"
     if not folder.is_dir():
-        return Check(what="prepared tokens", sound=None, found=f"{folder} is no longer there")
-    return _check(
-        "prepared tokens", lambda: f"{len(verify_store(folder)['files'])} files, as the manifest says"
-    )
-
-
-def _count_again(earlier: Earlier, data: Prepared, steps: int, say: Callable[[str], object]) -> Check:
-    say("counting again")
-    kept, counted = tensors_of(load(earlier.folder).model), tensors_of(fit_counts(earlier.config, data).model)
-    same = kept.keys() == counted.keys() and all(torch.equal(kept[name], counted[name]) for name in kept)
-    found = "equal to the bit" if same else "other counts than those of the run"
-    return Check(what="counted again", sound=same, found=found)
-
-
-def _check(what: str, look: Callable[[], str]) -> Check:
+        return Check(what=what, sound=None, found=f"{folder} is no longer there")
     try:
-        return Check(what=what, sound=True, found=look())
+        files = verify_store(folder)["files"]
     except ElmanError as error:
         return Check(what=what, sound=False, found=str(error))
+    return Check(what=what, sound=True, found=f"{len(files)} files, as the manifest says")
 
 
-def _describe(text_model: TextModel) -> str:
-    return f"{text_model.config.name}, {text_model.config.shape}"
-
-
-def _read(path: Path) -> str:
-    checkpoint = Checkpoints(path.parent).read(path)
-    size = sum(map(len, checkpoint.files.values()))
-    return f"{len(checkpoint.files)} files, {size:,} bytes, as the manifest says"
+def _count_again(earlier: Earlier, data: Prepared, model: TextModel | None, say: Say) -> Check:
+    what = "counted again"
+    if model is None:
+        return Check(what=what, sound=None, found="there is no model to compare with")
+    say("counting again")
+    same = _are_equal(tensors_of(model.model), tensors_of(fit_counts(earlier.config, data).model))
+    found = "equal to the bit" if same else "other counts than those of the run"
+    return Check(what=what, sound=same, found=found)

@@ -108,7 +108,7 @@ class Watcher:
         try:
             self.text_model.save(self.folder / "model", card)
         except (InputError, ResourceError, OSError) as error:
-            self.warn(f"warning: the model of step {step:,} is not in its folder: {error}; training goes on")
+            self.warn(f"the model of step {step:,} is not in its folder: {error}; training goes on")
 
     def _tell(self, result: StepResult) -> None:
         seconds = self.budget.seconds
