@@ -19,6 +19,9 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 LEAST_WIDTH = 20
 """Columns assumed at least; in two or fewer the help of cyclopts would wrap its labels for ever."""
 
+FOLDED_AT = 24
+"""Characters of one word of text, a path for example, after which a table may fold it."""
+
 
 class Output(Console):
     """stdout, in plain characters; a reader that has gone is BrokenPipeError, where rich would exit with 1."""
@@ -40,7 +43,8 @@ def print_json(document: Mapping[str, Any]) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
     """A table on stdout: the columns numbered in `left` to the left, those of numbers to the right.
 
-    Headings are folded, numbers never; where there is no room, each row is a list.
+    Headings are folded, and so are long words of text, a path for example; numbers never. Where there is no room, each
+    row is a list.
     """
     rows = [[visible_line(cell) for cell in row] for row in rows]
     output = Output()
@@ -49,6 +53,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
     narrowest = [
         max(len(word) for cell in cells for word in (cell.split() or [""]))
         for cells in zip(columns, *rows, strict=True)
+    ]
+    narrowest = [
+        width if position in numbers else min(width, FOLDED_AT) for position, width in enumerate(narrowest)
     ]
     gaps = 2 * (len(columns) - 1)
     if sum(narrowest) + gaps > output.width:
