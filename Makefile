@@ -15,7 +15,7 @@ train: $(VENV)/installed
 	$(BIN)/elman train
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
