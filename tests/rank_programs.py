@@ -1,8 +1,11 @@
 """What the processes of `test_ranks` do; a module of its own, as each of them imports it."""
 
+import ctypes
 import os
 import signal
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.synchronize import Barrier
@@ -160,6 +163,28 @@ def works_long(ranks: Ranks) -> float:
         end = time.monotonic() + 3.0
         while time.monotonic() < end:
             sum(range(1000))
+        return 3.0
+
+    return ranks.first_does(work)
+
+
+def waits_long_for_a_disk(ranks: Ranks) -> float:
+    """The first rank is in uninterruptible sleep for longer than the timeout, as in an fsync that takes long.
+
+    So is who waits for a child that shares its memory (vfork); this one waits in its turn, for a pipe that opens late.
+    """
+
+    def work() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            pipe, c = os.path.join(folder, "pipe"), ctypes.CDLL(None)
+            os.mkfifo(pipe)
+            threading.Timer(3.0, lambda: os.close(os.open(pipe, os.O_WRONLY))).start()
+            actions, child = (ctypes.c_char * 512)(), ctypes.c_int()
+            c.posix_spawn_file_actions_init(actions)
+            c.posix_spawn_file_actions_addopen(actions, 0, pipe.encode(), os.O_RDONLY, 0)
+            arguments = (ctypes.c_char_p * 2)(b"true", None)
+            assert c.posix_spawn(ctypes.byref(child), b"/bin/true", actions, None, arguments, None) == 0
+            os.waitpid(child.value, 0)
         return 3.0
 
     return ranks.first_does(work)

@@ -1,8 +1,8 @@
 """Signs of life of every rank, in the store of the job: does its process live, and does its main thread work?
 
 Every half second a thread of each rank writes two numbers under `pulse/RANK`: how often it has written, which
-stands still when the process was killed, stopped or cut off; and the processor time of the main thread, which stands
-still as well where that thread sleeps, or waits for what never comes.
+stands still when the process was killed, stopped or cut off; and the processor time of the main thread with the times
+it was found waiting for a disk, which stands still as well where that thread sleeps, or waits for what never comes.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final, Literal
 
 from torch.distributed import DistError, Store  # type: ignore[attr-defined]
@@ -34,7 +35,7 @@ class Pulse:
         """Set when the main thread has heard the roll call."""
         self._store, self._rank = store, rank
         self._stopped = threading.Event()
-        self._work_ns = _processor_time(threading.get_ident())
+        self._work = _work_of_this_thread()
         store.set(f"pulse/{rank}", "0 0")
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._thread.start()
@@ -49,7 +50,7 @@ class Pulse:
         with contextlib.suppress(DistError):  # the store has gone, which the main thread will find as well
             while not self._stopped.wait(BEAT):
                 count += 1
-                self._store.set(f"pulse/{self._rank}", f"{count} {self._work_ns()}")
+                self._store.set(f"pulse/{self._rank}", f"{count} {self._work()}")
                 if expected_for < PATIENCE and self._store.check(["roll"]) and not self.answered.is_set():
                     expected_for += BEAT
                     if expected_for >= PATIENCE:
@@ -91,9 +92,24 @@ class Watch:
         return {rank: self._silence[rank] for rank in ranks}
 
 
-def _processor_time(thread: int) -> Callable[[], int]:
-    """Tells the nanoseconds that a thread has computed; where a system cannot, just another number each time."""
-    if hasattr(time, "pthread_getcpuclockid"):
-        clock = time.pthread_getcpuclockid(thread)
-        return lambda: time.clock_gettime_ns(clock)
-    return time.monotonic_ns
+def _work_of_this_thread() -> Callable[[], int]:
+    """Tells a number that grows as this thread computes or waits for a disk; always, if a system cannot tell."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic_ns
+    clock = time.pthread_getcpuclockid(threading.get_ident())
+    state, waits = Path(f"/proc/self/task/{threading.get_native_id()}/stat"), 0
+
+    def work() -> int:
+        nonlocal waits
+        waits += _waits_for_disk(state)
+        return time.clock_gettime_ns(clock) + waits
+
+    return work
+
+
+def _waits_for_disk(state: Path) -> bool:
+    """Whether a thread is in uninterruptible sleep ("D", proc(5)), as it is in a write or an fsync that takes long."""
+    try:
+        return state.read_bytes().rpartition(b")")[2].split()[0] == b"D"
+    except OSError:  # not Linux
+        return False
