@@ -32,7 +32,7 @@ from benchmarks.steppers import (
 )
 from elman.config import PRESETS
 from elman.train.optimizer import make_optimizer
-from elman.train.step import WARM_UP, make_step
+from elman.train.recorded_step import WARM_UP, make_step
 
 WHAT = "training step on a GPU"
 

@@ -11,9 +11,9 @@ from elman.errors import ConfigError
 from elman.evaluate.score import Score
 from elman.settings import parse_count, parse_duration, resolve
 from elman.text_model import TextModel, load
-from elman.train.aloud import Say
 from elman.train.result import RunResult
 from elman.train.run import resume_training, run_training
+from elman.train.say import Say
 
 
 def train(

@@ -26,7 +26,7 @@ from elman.train.guard import Guard
 from elman.train.loop import Training, train
 from elman.train.objective import Objective
 from elman.train.optimizer import make_optimizer
-from elman.train.step import make_step
+from elman.train.recorded_step import make_step
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 STEPS = 6

@@ -39,7 +39,7 @@ def test_a_card_tells_where_a_model_comes_from_and_how_good_it_is(nats):
     for told in (
         *("lstm, 3 x 320", "1,234,567", "123,456 bytes", "78 documents", "1,000 steps", "64,000 tokens"),
         *("90 seconds", "4 documents, 95 bytes, 100 targets", "elman train '{curly} texts/a.txt'"),
-        *("torch 2.99.1", "Python 3.14.1", "cuda:3", "17 threads", "torch.bfloat16", "4 processes", "seed 0"),
+        *("torch 2.99.1", "Python 3.14.1", "cuda:3", "threads: 17", "bfloat16;", "processes: 4", "seed: 0"),
         *("c0ffee", "7ea", f"{nats / 95 / math.log(2):.4f}", f"{score.perplexity:.2f}"),
     ):
         assert told in card, told

@@ -20,7 +20,7 @@ from elman.train.guard import Guard
 from elman.train.loop import StepResult, Training, train
 from elman.train.objective import Objective
 from elman.train.optimizer import learning_rate, make_optimizer
-from elman.train.step import make_step
+from elman.train.recorded_step import make_step
 
 PAD, START, END, VOCAB = 0, 1, 2, 11
 

@@ -21,8 +21,8 @@ from elman.train.guard import Guard
 from elman.train.loop import Training, train
 from elman.train.objective import Objective
 from elman.train.optimizer import make_optimizer
+from elman.train.recorded_step import make_step
 from elman.train.snapshot import put_back, take
-from elman.train.step import make_step
 from tests.contract.families import FAMILIES, VOCAB_SIZE
 from tests.seed import same_seed  # noqa: F401 - autouse
 from tests.switches import torch_as_before  # noqa: F401 - autouse

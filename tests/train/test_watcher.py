@@ -38,16 +38,15 @@ class Scene:
         config = RunConfig(training=TrainingConfig(max_steps=steps, validations=validations))
         self.budget = Budget(config.training, 1, lambda: self.now)
         self.watcher = Watcher(
-            config,
-            self.model,
-            SimpleNamespace(score_store=self.score, save=self.save),
-            STORE,
-            self.budget,
-            SimpleNamespace(update=lambda used, **numbers: self.shown.append(numbers["step"])),
-            FOLDER if first else None,
-            SimpleNamespace(write=self.records.append),
-            None,
-            Ranks() if first else Ranks(1, 2),
+            config=config,
+            model=self.model,
+            text_model=SimpleNamespace(score_store=self.score, save=self.save),
+            valid=STORE,
+            budget=self.budget,
+            progress=SimpleNamespace(update=lambda used, **numbers: self.shown.append(numbers["step"])),
+            folder=FOLDER if first else None,
+            log=SimpleNamespace(write=self.records.append),
+            ranks=Ranks() if first else Ranks(1, 2),
             settle=lambda: self.events.append("settled"),
         )
 

@@ -33,10 +33,11 @@ from elman.models.build import count_parameters
 from elman.settings import to_toml
 from elman.text_model import TextModel
 from elman.train.card import model_card
-from elman.train.fit import METRICS, Fit, fit_counts, fit_network, make_loader
+from elman.train.fit import Fit, fit_counts, fit_network, make_loader
 from elman.train.machine import Machine, describe_environment, set_up
 from elman.train.metrics import read_metrics
 from elman.train.result import SAMPLE_TEMPERATURE, SAMPLE_TOKENS
+from elman.train.run_folder import METRICS, MODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +158,7 @@ def _train_and_measure(job: Job, data: Prepared, folder: Path, machine: Machine,
     write_atomically(folder / "config.toml", to_toml(config))
     facts: dict[str, Any] = asdict(measures) | {"run": job.name, "steps": fit.steps, "valid": score.as_dict()}
     environment = describe_environment(machine)
-    text_model.save(folder / "model", model_card(config, data.manifest, facts, command, environment))
+    text_model.save(folder / MODEL, model_card(config, data.manifest, facts, command, environment))
     return Result(bits_per_byte=score.bits_per_byte, measures=measures)
 
 

@@ -32,11 +32,12 @@ from elman.errors import InputError
 from elman.files import write_atomically
 from elman.models.build import build, require_memory
 from elman.settings import to_dict
-from elman.train.aloud import Say, prepare_aloud
+from elman.train.aloud import prepare_aloud
 from elman.train.choices import batch_tokens
 from elman.train.fit import make_loader
 from elman.train.machine import Machine, choose_machine, describe_environment, memory_bytes
 from elman.train.run import short_name
+from elman.train.say import Say
 
 LENGTHS = tuple(2**k for k in range(4, 14))
 """Of the text before a token, for the picture of what the token costs."""

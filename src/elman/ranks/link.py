@@ -318,10 +318,8 @@ class Link:
 
     def _find_lost(self, *, expected: bool) -> RankError | None:
         """The error that names the ranks that are lost; also those that live and do not come, if `expected`."""
-        watch, deadline = (
-            Watch(lambda rank: self._read(f"pulse/{rank}"), "alive"),
-            time.monotonic() + ROLL_CALL,
-        )
+        watch = Watch(lambda rank: self._read(f"pulse/{rank}"), "alive")
+        deadline = time.monotonic() + ROLL_CALL
         while True:
             if ended := self._ended(self._others):
                 return ended

@@ -1,18 +1,11 @@
-"""What a person is told of a training as it goes on, a line at a time."""
+"""Preparing a text, and saying what is done and what there is to know of it."""
 
 from collections.abc import Callable
 
 from elman.config import DataConfig
 from elman.data.prepare import Prepared, prepare
 from elman.ranks import ALONE, Ranks
-
-Say = Callable[[str], None]
-"""Told a line at a time what was chosen and what happens."""
-
-
-def warning(say: Say) -> Say:
-    """`say`, for what is told even to those who want no progress."""
-    return lambda line: say(f"warning: {line}")
+from elman.train.say import Say
 
 
 def prepare_aloud(config: DataConfig, say: Say, ranks: Ranks = ALONE) -> Prepared:

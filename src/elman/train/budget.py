@@ -1,7 +1,7 @@
 """How long a run goes on: by time, by steps or by passes over the text, whichever ends first.
 
-Schedules go by the share of the budget that is used. A clock is never the same twice, so of a run that is limited
-by time they see it at marked steps only, where the share is recorded: from the records, the run can be had again.
+Schedules go by the share of the budget that is used. They read the clock at marked steps only, and each reading is
+recorded, so that a run that is limited by time can be trained again from its records.
 """
 
 import math
@@ -24,7 +24,7 @@ class Schedule(Protocol):
     """What the loop asks of a budget."""
 
     def look(self, step: int) -> tuple[float, bool]:
-        """Of a training of `step` steps: the share of the budget that schedules go by, and whether it is over."""
+        """After `step` steps: the share of the budget that schedules go by, and whether the run is over."""
         ...
 
 

@@ -42,8 +42,8 @@ Content of the corpus, SHA-256: `{content_sha256}`
 
 Tokenizer, SHA-256: `{tokenizer_sha256}`
 
-Made with elman {elman}, torch {torch} and Python {python}, on {device} with {threads} threads and {product_dtype}
-products, in {ranks} processes, with seed {seed}. `elman verify RUN` trains its first steps again and compares.
+Made with elman {elman}, torch {torch} and Python {python}. Device: {device}; threads: {threads}; products:
+{precision}; processes: {ranks}; seed: {seed}. `elman verify RUN` trains its first steps again and compares.
 
 ```toml
 {settings}```
@@ -87,10 +87,8 @@ def model_card(
         settings=to_toml(config),
         seed=config.training.seed,
         torch=environment["packages"]["torch"],
-        **{
-            name: environment[name]
-            for name in ("elman", "python", "device", "threads", "product_dtype", "ranks")
-        },
+        precision=environment["product_dtype"].removeprefix("torch."),
+        **{name: environment[name] for name in ("elman", "python", "device", "threads", "ranks")},
         **{
             name: valid[name]
             for name in ("targets", "bits_per_byte", "bits_per_character", "perplexity", "word_perplexity")

@@ -222,9 +222,8 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
     )
 
     def tick(k: int) -> float:
-        return float(
-            f"{k * mantissa}e{power}"
-        )  # the nearest float, where k * step would be 0.30000000000000004
+        # The nearest float, where k * step would be 0.30000000000000004.
+        return float(f"{k * mantissa}e{power}")
 
     first, last = math.floor(wide_low / tick(1)), math.ceil(wide_high / tick(1))
     # The divisions round: the outermost ticks may miss the data by the last bit, or lie one too far.

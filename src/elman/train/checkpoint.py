@@ -24,15 +24,16 @@ import itertools
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import elman.files
 from elman.errors import ElmanError, InputError, ResourceError
 from elman.files import disk_is_full
 from elman.train.manifest import FILE_NAME, FOLDER_NAME, MANIFEST, Damaged, describe, read_file, read_manifest
+from elman.train.say import Say
 
 POINTS = (
     "checkpoint.start",
@@ -58,6 +59,15 @@ POINTS = (
 """Where a test may stop a `write`, in order; those of a file are reached for each, those of the trash if any."""
 
 
+class Found(NamedTuple):
+    """A checkpoint by its name."""
+
+    step: int
+    number: int
+    """Among those of its step; the highest was written last."""
+    path: Path
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One that was read: every byte in it is what its manifest says."""
@@ -79,7 +89,7 @@ class Checkpoints:
         warn: Told, a line at a time, of damage and of what could not be tidied.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, warn: Callable[[str], object] = warnings.warn) -> None:
+    def __init__(self, folder: Path, *, keep: int = 2, warn: Say = warnings.warn) -> None:
         if keep < 1:
             raise ValueError(f"keep ({keep}) must be at least 1")
         self.folder = folder
@@ -123,11 +133,11 @@ class Checkpoints:
             ModelError: The newest was written by a newer version.
             InputError: The folder cannot be read.
         """
-        for _, _, path in self.found():
+        for found in self.found():
             try:
-                return self.read(path)
+                return self.read(found.path)
             except Damaged as error:
-                self._quarantine(path, error.why)
+                self._quarantine(found.path, error.why)
         return None
 
     @staticmethod
@@ -218,18 +228,18 @@ class Checkpoints:
         disk = elman.files.disk
         try:
             found = self.found()
-            for later in [path for at, _, path in found if at > step]:
+            for later in [each.path for each in found if each.step > step]:
                 aside = self._set_aside(later, "later")
                 self._warn(
                     f"{later}: of a later step than the run, which went back; set aside as {aside.name}"
                 )
             newest_of: dict[int, Path] = {}
-            for at, _, path in found:
-                if at <= step:
-                    newest_of.setdefault(at, path)
+            for each in found:
+                if each.step <= step:
+                    newest_of.setdefault(each.step, each.path)
             kept = set(list(newest_of.values())[: self._keep])
             trash = []
-            for needless in [path for at, _, path in found if at <= step and path not in kept]:
+            for needless in [each.path for each in found if each.step <= step and each.path not in kept]:
                 trash.append(self._set_aside(needless, "trash"))
                 disk.reach("checkpoint.trashed")
             if trash:
@@ -260,14 +270,18 @@ class Checkpoints:
         return aside
 
     def _free_place(self, step: int) -> Path:
-        taken = [number for at, number, _ in self.found() if at == step]
+        taken = [found.number for found in self.found() if found.step == step]
         name = f"step-{step:08d}"
         return self.folder / (f"{name}-{max(taken) + 1}" if taken else name)
 
-    def found(self) -> list[tuple[int, int, Path]]:
-        """Step, number among those of its step, and folder; newest first. Nothing is looked at but names."""
+    def found(self) -> list[Found]:
+        """All that are there, newest first. Nothing is looked at but names.
+
+        Raises:
+            InputError: The folder cannot be read.
+        """
         matches = [match for name in self._names() if (match := FOLDER_NAME.fullmatch(name))]
-        steps = [(int(match[1]), int(match[2] or 1), self.folder / match[0]) for match in matches]
+        steps = [Found(int(match[1]), int(match[2] or 1), self.folder / match[0]) for match in matches]
         return sorted(steps, reverse=True)
 
     def _names(self) -> list[str]:

@@ -25,20 +25,18 @@ from elman.errors import DivergedError, StoppedError
 from elman.files import write_atomically
 from elman.models.build import tensors_of
 from elman.ranks import Ranks
-from elman.train.aloud import Say, warning
 from elman.train.budget import Budget
 from elman.train.checkpoint import Checkpoints
 from elman.train.guard import Guard
 from elman.train.loop import StepResult, Training, train
 from elman.train.metrics import MetricsLog
+from elman.train.run_folder import DIAGNOSIS
 from elman.train.saver import Saver
+from elman.train.say import Say, warning
 from elman.train.signals import Signals
 from elman.train.snapshot import Part, fill, put_back, take
 from elman.train.step import Step
 from elman.train.watcher import Watcher
-
-DIAGNOSIS = "diverged.json"
-"""What a training that could not be saved leaves in its folder."""
 
 EASE = 0.5
 """Factor of the learning rate after a training has diverged."""
@@ -62,10 +60,27 @@ class Keeping:
 
 
 class Course:
-    """One training from where it is to its end. Arguments as for the pieces that they are."""
+    """One training from where it is to its end.
+
+    Args:
+        training: All that the next step depends on; it is changed.
+        config: The learning rate and its schedule.
+        take_step: Learns from one batch.
+        budget: Says when it is over.
+        guard: Sees the outcome of every step.
+        watcher: Records, validates and keeps the best.
+        events: Where what happens beside is written.
+        signals: Asks to stop.
+        folder: Of the run; gets a diagnosis if the training diverges.
+        keeping: What its checkpoints need; None for a training that writes none.
+        checkpoint_seconds: Between two checkpoints, at least.
+        ranks: The processes of the job.
+        say: Told what happens.
+    """
 
     def __init__(
         self,
+        *,
         training: Training,
         config: OptimizerConfig,
         take_step: Step,
@@ -75,7 +90,6 @@ class Course:
         events: MetricsLog,
         signals: Signals,
         folder: Path,
-        *,
         keeping: Keeping | None,
         checkpoint_seconds: float,
         ranks: Ranks,

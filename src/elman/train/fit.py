@@ -13,22 +13,23 @@ from elman.models.base import LanguageModel
 from elman.models.build import build, count
 from elman.ranks import ALONE, Ranks
 from elman.text_model import TextModel
-from elman.train.aloud import Say, warning
 from elman.train.budget import Budget
 from elman.train.course import Course, Keeping
 from elman.train.guard import Guard
 from elman.train.loop import Training
 from elman.train.machine import Machine, seed_rank
-from elman.train.metrics import NOWHERE, MetricsLog, Progress, TensorBoardLog
+from elman.train.metrics import NOWHERE, MetricsLog
 from elman.train.objective import Objective
 from elman.train.optimizer import make_optimizer
+from elman.train.progress import Progress
+from elman.train.recorded_step import make_step
 from elman.train.row_adamw import RowAdamW
+from elman.train.run_folder import EVENTS, METRICS, TENSORBOARD
+from elman.train.say import Say, warning
 from elman.train.signals import Signals
-from elman.train.step import Step, make_step
+from elman.train.step import Step
+from elman.train.tensorboard import TensorBoardLog
 from elman.train.watcher import Watcher
-
-METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
-"""Files of a run folder: the records of training and validation, and what happened beside, a line each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,33 +73,33 @@ def fit_network(
     ):
         board = None
         if config.training.tensorboard and first:
-            board = stack.enter_context(TensorBoardLog(folder / "tensorboard", warn=warn))
+            board = stack.enter_context(TensorBoardLog(folder / TENSORBOARD, warn=warn))
         budget = Budget(config.training, loader.steps_per_epoch, ranks=ranks)
         watcher = Watcher(
-            config,
-            model,
-            TextModel(model, tokenizer, config.model),
-            data.valid,
-            budget,
-            progress,
-            folder if first else None,
-            log,
-            board,
-            ranks,
+            config=config,
+            model=model,
+            text_model=TextModel(model, tokenizer, config.model),
+            valid=data.valid,
+            budget=budget,
+            progress=progress,
+            folder=folder if first else None,
+            log=log,
+            board=board,
+            ranks=ranks,
             ours=folder.is_dir if keeping is None else keeping.ours,
             settle=lambda: settle(training),
             warn=warn,
         )
         Course(
-            training,
-            config.optimizer,
-            take_step,
-            budget,
-            Guard(model, events.write),
-            watcher,
-            events,
-            signals,
-            folder,
+            training=training,
+            config=config.optimizer,
+            take_step=take_step,
+            budget=budget,
+            guard=Guard(model, events.write),
+            watcher=watcher,
+            events=events,
+            signals=signals,
+            folder=folder,
             keeping=keeping,
             checkpoint_seconds=config.training.checkpoint_seconds,
             ranks=ranks,

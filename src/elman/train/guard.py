@@ -28,13 +28,13 @@ RECENT = 100
 """Steps that are remembered."""
 
 MOST_BAD = 3
-"""Of the recent steps may come to nothing before the training has diverged."""
+"""With more steps than this that are not finite, among the last RECENT, the training has diverged."""
 
 SPIKE = 6.0
 """Standard deviations above the mean of the recent losses."""
 
 KNOWN = 30
-"""Losses that make a mean and a deviation."""
+"""Losses that are needed before a spike can be told."""
 
 LOOK_EVERY = 64
 """Steps after which an accelerator is asked for its losses; a processor is asked at each."""

@@ -18,13 +18,14 @@ from typing import IO, Any
 import elman.files
 from elman.errors import InputError, ResourceError
 from elman.files import NO_LOCKS, disk_is_full
+from elman.train.say import Say
 
 LOCK, MADE = "run.lock", "run.lock.made"
 """The file that is locked, and the one that is made where none can be."""
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, *, warn: Callable[[str], object] = warnings.warn) -> Iterator[Callable[[], bool]]:
+def run_lock(folder: Path, *, warn: Say = warnings.warn) -> Iterator[Callable[[], bool]]:
     """Hold the lock of the run in `folder`, which exists; it is given back, and the file removed, on the way out.
 
     What it yields says whether `folder` is still the one that was locked, and not another that took its place.
@@ -53,7 +54,7 @@ def run_lock(folder: Path, *, warn: Callable[[str], object] = warnings.warn) -> 
         file.close()
 
 
-def _acquire(path: Path, warn: Callable[[str], object]) -> IO[bytes]:
+def _acquire(path: Path, warn: Say) -> IO[bytes]:
     """The open lock file; it is held by this process and says so."""
     if path.is_symlink():
         raise InputError(f"{path}: a link, where a run keeps its lock; remove it")
@@ -88,10 +89,8 @@ def _acquire(path: Path, warn: Callable[[str], object]) -> IO[bytes]:
 def _acquire_by_making(path: Path) -> IO[bytes]:
     """Two that find the same stale file at the same instant could both take it: no more can be had without flock."""
     made = path.with_name(MADE)
-    for found in (
-        path,
-        made,
-    ):  # the first may be held by flock, where it is only short of locks at this moment
+    # The first may be held by flock, where it is only short of locks at this moment.
+    for found in (path, made):
         holder = _holder(found)
         dead = holder.get("host") == socket.gethostname() and not _is_alive(holder.get("pid"))
         if dead:

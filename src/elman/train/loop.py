@@ -19,9 +19,10 @@ from elman.train.step import Outcome, Step, to_inputs
 
 
 class Loader(Protocol):
-    """Batches without end, whether the state after one is the state before the next, and where it is."""
+    """An endless stream of batches that knows where it is."""
 
     carries_state: bool
+    """Whether the state after a batch is the state before the next."""
 
     def __iter__(self) -> Iterator[Batch]:
         """The next batches."""
@@ -102,7 +103,8 @@ def train(
         targets, batch = int(batch.counted.sum()), deal(batch, ranks)
         fresh = t.state is None or not t.loader.carries_state
         state = model.initial_state(len(batch.inputs)) if fresh else t.state
-        set_learning_rate(t.optimizer, rate := t.ease * learning_rate(config, used))
+        rate = t.ease * learning_rate(config, used)
+        set_learning_rate(t.optimizer, rate)
         inputs = to_inputs(batch, targets, t.objective.negatives(used), model.device, fresh=fresh)
         loss, norm, state = take_step(inputs, state)
         t.step += 1

@@ -101,11 +101,10 @@ def seed_rank(seed: int, ranks: Ranks) -> None:
 
 def describe_environment(machine: Machine, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What `environment.json` records: versions, machine and choices, no names of people or hosts."""
-    import numpy
     import safetensors
     import tokenizers
 
-    packages = {module.__name__: module.__version__ for module in (torch, numpy, tokenizers, safetensors)}
+    packages = {module.__name__: module.__version__ for module in (torch, np, tokenizers, safetensors)}
     chosen = asdict(machine) | {"device": str(machine.device), "product_dtype": str(machine.product_dtype)}
     return {
         "python": platform.python_version(),

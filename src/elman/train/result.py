@@ -10,7 +10,7 @@ from elman.config import RunConfig
 from elman.errors import InputError
 from elman.evaluate.score import Score, score_columns
 from elman.text_model import Sample
-from elman.train.resume import RESULT
+from elman.train.run_folder import MODEL, RESULT
 
 SCHEMA = "elman.train/1"
 
@@ -64,7 +64,7 @@ def read_result(folder: Path) -> RunResult:
     """
     path = folder / RESULT
     try:
-        return replace(result_from(json.loads(path.read_bytes())), run=folder, model=folder / "model")
+        return replace(result_from(json.loads(path.read_bytes())), run=folder, model=folder / MODEL)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged: {error}; remove it, and the run is finished again") from error
 

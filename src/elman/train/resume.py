@@ -18,17 +18,13 @@ from typing import Any, TypeVar
 from elman.config import BUDGETS, RunConfig
 from elman.errors import ConfigError, InputError
 from elman.settings import amend, from_toml, to_dict
+from elman.train.run_folder import CONFIG, ENVIRONMENT, RESULT
 
 T = TypeVar("T")
 
-CONFIG, ENVIRONMENT, RESULT = "config.toml", "environment.json", "result.json"
-"""Of a run folder: its settings, where it ran, and, once it is finished, what it came to."""
-
 CHANGEABLE = {
-    "data": {
-        "corpus",
-        "valid",
-    },  # where the texts lie; what they say is compared, and a fraction stays as it is
+    # Where the texts lie; what they say is compared, and a fraction stays as it is.
+    "data": {"corpus", "valid"},
     "optimizer": {"learning_rate", "weight_decay", "warmup", "schedule", "clip_norm"},
     "training": {
         *BUDGETS,
@@ -141,12 +137,13 @@ def require_same_data(earlier: Earlier, manifest: Mapping[str, Any]) -> None:
     for key, what in SAME_DATA.items():
         if then.get(key) != manifest.get(key):
             raise InputError(
-                f"{earlier.folder}: the {what} is not that of the run: SHA-256 {shortened(manifest.get(key))} here,"
-                f" {shortened(then.get(key))} there; give the same {what}, or start a new run"
+                f"{earlier.folder}: the {what} is not that of the run:"
+                f" SHA-256 {short_checksum(manifest.get(key))} here, {short_checksum(then.get(key))} there;"
+                f" give the same {what}, or start a new run"
             )
 
 
-def shortened(checksum: str | None) -> str:
+def short_checksum(checksum: str | None) -> str:
     """As people are shown it."""
     return "none" if checksum is None else f"{checksum[:16]}..."
 

@@ -1,15 +1,4 @@
-"""One training with its folder, from settings to report, begun or taken up again.
-
-runs/<name>/
-    config.toml         every setting, resolved
-    environment.json    versions, machine, what was chosen, checksums of the text
-    metrics.jsonl       a record every few steps and every validation
-    events.jsonl        what happened beside: numbers that were not finite, a spike, a run taken up again
-    checkpoints/        the last few, from which it can be taken up
-    model/              the best model so far: all that `elman eval` and `elman generate` need
-    result.json         what it came to; a run with one is finished
-    report.html         curves, samples, table; self-contained
-"""
+"""One training with its folder, from settings to report, begun or taken up again."""
 
 import contextlib
 import json
@@ -33,12 +22,12 @@ from elman.models.build import count_parameters, require_memory
 from elman.ranks import ALONE, Ranks
 from elman.settings import from_dict, to_dict, to_toml
 from elman.text_model import TextModel
-from elman.train.aloud import Say, prepare_aloud, warning
+from elman.train.aloud import prepare_aloud
 from elman.train.card import model_card
 from elman.train.checkpoint import Checkpoints
 from elman.train.choices import batch_tokens, choices
 from elman.train.course import Keeping, newest_files
-from elman.train.fit import METRICS, Fit, fit_counts, fit_network, make_loader
+from elman.train.fit import Fit, fit_counts, fit_network, make_loader
 from elman.train.lock import run_lock
 from elman.train.machine import (
     Machine,
@@ -48,7 +37,7 @@ from elman.train.machine import (
     memory_bytes,
     set_up,
 )
-from elman.train.metrics import read_metrics, require_tensorboard
+from elman.train.metrics import read_metrics
 from elman.train.report import Report, render_report
 from elman.train.result import (
     SAMPLE_TEMPERATURE,
@@ -60,9 +49,6 @@ from elman.train.result import (
     score_rows,
 )
 from elman.train.resume import (
-    CONFIG,
-    ENVIRONMENT,
-    RESULT,
     Earlier,
     change,
     differences,
@@ -75,7 +61,10 @@ from elman.train.resume import (
     require_same_machine,
     with_precision,
 )
+from elman.train.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT, RESULT
+from elman.train.say import Say, warning
 from elman.train.signals import stopping_at_once
+from elman.train.tensorboard import require_tensorboard
 from elman.version import __version__
 
 YARDSTICK_TOKENS = 20_000_000
@@ -117,7 +106,18 @@ def run_training(
             if ranks.is_first:
                 (folder / CONFIG).unlink(missing_ok=True)
             raise
-        return _Run(folder, config, material, None, ours, command, say, quiet, ranks).carry_out()
+        run = _Run(
+            folder=folder,
+            config=config,
+            material=material,
+            changes=None,
+            ours=ours,
+            command=command,
+            say=say,
+            quiet=quiet,
+            ranks=ranks,
+        )
+        return run.carry_out()
 
 
 def resume_training(
@@ -163,7 +163,18 @@ def resume_training(
             warning(say)(f"the run may not go on to the bit: {differing}")
         for name, (old, new) in changes.items():
             say(f"{name}: {new} (was {old})")
-        return _Run(earlier.folder, config, material, changes, ours, command, say, quiet, ranks).carry_out()
+        resumed = _Run(
+            folder=earlier.folder,
+            config=config,
+            material=material,
+            changes=changes,
+            ours=ours,
+            command=command,
+            say=say,
+            quiet=quiet,
+            ranks=ranks,
+        )
+        return resumed.carry_out()
 
 
 def _open_run(run: Path | None, ranks: Ranks) -> Earlier:
@@ -180,7 +191,7 @@ def _open_run(run: Path | None, ranks: Ranks) -> Earlier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What a training is made of, found before anything is trained."""
+    """What a training is made of: found before a network is trained; an n-gram model is counted here already."""
 
     data: Prepared
     machine: Machine
@@ -256,7 +267,7 @@ def _beside(ranks: Ranks) -> str:
     return f", {ranks.size} ranks" if ranks.size > 1 else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """A run that is about to be trained."""
 
@@ -264,7 +275,7 @@ class _Run:
     config: RunConfig
     material: Material
     changes: Mapping[str, Any] | None
-    """Of the settings, where it is resumed; perhaps none."""
+    """Of the settings, perhaps none, where it is resumed; None for a new run."""
     ours: Callable[[], bool]
     command: str
     say: Say
@@ -283,7 +294,7 @@ class _Run:
             }
         )
         if self.ranks.is_first:
-            for place in (self.folder, self.folder / "model"):
+            for place in (self.folder, self.folder / MODEL):
                 remove_scratch(place)
             (self.folder / RESULT).unlink(missing_ok=True)
             if not self.changes or self.material.counted is not None:
@@ -301,7 +312,7 @@ class _Run:
     def _fit(self) -> Fit:
         """Train a network, and keep it."""
         kept, changes = self.config.training.checkpoints_kept, self.changes
-        checkpoints = Checkpoints(self.folder / "checkpoints", keep=kept, warn=warning(self.say))
+        checkpoints = Checkpoints(self.folder / CHECKPOINTS, keep=kept, warn=warning(self.say))
         start = None
         if self.ranks.is_first:
             checkpoints.clean()
@@ -353,7 +364,7 @@ class _Run:
             )
             result = RunResult(
                 run=folder,
-                model=folder / "model",
+                model=folder / MODEL,
                 preset=config.preset,
                 steps=fit.steps,
                 tokens=fit.tokens,
@@ -368,7 +379,7 @@ class _Run:
             environment, machine = self.material.environment, self.material.machine
             card = model_card(config, data.manifest, result.as_dict(), self.command, environment)
             text_model.save(result.model, card)
-            write_atomically(folder / "report.html", _report(config, result, data, machine, self.command))
+            write_atomically(folder / REPORT, _report(config, result, data, machine, self.command))
             # Last, as a run that has it is finished.
             write_atomically(folder / RESULT, json.dumps(result.as_dict(), indent=2) + "\n")
             return result.as_dict()

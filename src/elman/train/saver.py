@@ -16,6 +16,7 @@ from elman.errors import ElmanError, InputError, ResourceError
 from elman.files import disk_is_full
 from elman.ranks import ALONE, Ranks
 from elman.train.checkpoint import Checkpoints
+from elman.train.say import Say
 
 MOST_SHARE = 0.01
 """Of the time of a run that may go into checkpoints."""
@@ -48,7 +49,7 @@ class Saver:
         *,
         ours: Callable[[], bool],
         describe: Callable[[Path], None],
-        warn: Callable[[str], object],
+        warn: Say,
         ranks: Ranks = ALONE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

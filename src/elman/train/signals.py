@@ -10,11 +10,12 @@ steps there is nothing to save, and it is raised at once.
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
 from elman.errors import StoppedError
+from elman.train.say import Say
 
 Handler = Any
 """What `signal.signal` takes and gives back."""
@@ -25,7 +26,7 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 class Signals:
     """Remembers the first signal that asks to stop. A second Ctrl-C is a KeyboardInterrupt."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Say) -> None:
         self.asked: signal.Signals | None = None
         self._say = say
         self._told = False
@@ -48,9 +49,8 @@ class Signals:
         if self._interrupts == 2:
             raise KeyboardInterrupt
         self.asked = self.asked or signal.Signals(number)
-        with contextlib.suppress(
-            RuntimeError
-        ):  # amid a write to the same stream, which cannot be entered twice
+        # Amid a write to the same stream, which cannot be entered twice.
+        with contextlib.suppress(RuntimeError):
             self._tell()
 
     def _tell(self) -> None:

@@ -1,18 +1,19 @@
-"""One step of training: predict, learn. The same step, recorded once and replayed, where there is CUDA.
+"""One step of training: predict, learn.
 
     nats, state = model.loss(...)
     gradient of nats / targets, clipped by its global norm
-    AdamW, unless the gradient is not finite
+    AdamW, unless the loss or the gradient is not finite
 
-Where it is recorded nothing in it waits for the accelerator: how many targets there are is known before, and whether
-the gradient is finite is asked there (`found_inf`, as a gradient scaler has it).
+On CUDA nothing in it waits for the accelerator, so that it can be recorded (`recorded_step`): how many targets there
+are is known before, and whether the loss and the gradient are finite is asked there (`found_inf`, as a gradient scaler
+has it).
 """
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from elman.models.neural import NeuralLanguageModel
 from elman.ops.sampled_softmax import Negatives
 from elman.ranks import ALONE, Ranks
 from elman.train.clip import clip_grad_norm
+from elman.train.say import Say
 
 # Axes: B batch, T time, S negatives.
 
@@ -132,7 +134,7 @@ class EagerStep:
         *,
         parts: int = 1,
         ranks: Ranks = ALONE,
-        say: Callable[[str], object] = lambda line: None,
+        say: Say = lambda line: None,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._clip_norm, self._product_dtype = clip_norm or math.inf, product_dtype
@@ -154,7 +156,7 @@ class EagerStep:
         try:
             norm = clip_grad_norm(self._model.parameters(), self._clip_norm)
             if self._recordable:
-                self._optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
+                self._optimizer.found_inf = 1 - torch.isfinite(norm + loss).float()  # type: ignore[attr-defined]
                 self._optimizer.step()
             elif torch.isfinite(norm) and torch.isfinite(loss):
                 self._optimizer.step()
@@ -255,106 +257,6 @@ def _cuts(rows: int, parts: int) -> list[slice]:
     """`rows` in `parts` stretches of nearly equal length; none is empty."""
     parts = min(parts, rows)
     return [slice(rows * part // parts, rows * (part + 1) // parts) for part in range(parts)]
-
-
-MOST_RECORDINGS = 8
-"""Shapes of batches that are recorded; each recording keeps the memory of a step."""
-
-WARM_UP = 3
-"""Batches of a shape that are learnt from eagerly before the step is recorded, so that all libraries are awake."""
-
-Replay = Callable[[], None]
-T = TypeVar("T")
-
-
-def record_cuda_graph(function: Callable[[], T]) -> tuple[Replay, T]:
-    """Record what `function` launches, without running it: how to run it, and the tensors it will fill."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
-    return graph.replay, result
-
-
-class RecordedStep:
-    """A step that is recorded once for each shape of its inputs and then replayed with one launch.
-
-    Inputs are copied to where the recording reads them, and the state after a batch is left where the next one
-    finds it. Batches with a mask of targets are never recorded.
-
-    Not measured: the tests replace `record` and run on a CPU.
-    """
-
-    def __init__(
-        self,
-        step: Step,
-        record: Callable[[Callable[[], Outcome]], tuple[Replay, Outcome]] = record_cuda_graph,
-    ) -> None:
-        self._step, self._record = step, record
-        self._seen: dict[tuple[Any, ...], int] = {}
-        self._recordings: dict[tuple[Any, ...], tuple[Inputs, State, Replay, Outcome]] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the step that is recorded."""
-        return self._step.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Forget the recordings: they replay on the tensors that they were made with."""
-        self._step.load_state_dict(state)
-        self._recordings.clear()
-        self._seen.clear()
-
-    def __call__(self, inputs: Inputs, state: State) -> Outcome:
-        """See `Step`. The state is only good until the next call."""
-        if inputs.counted is not None:
-            return self._step(inputs, state)  # it has as many rows as its mask says
-        key = tuple(None if tensor is None else tensor.shape for tensor in _tensors(inputs))
-        if key not in self._recordings:
-            self._seen[key] = self._seen.get(key, 0) + 1
-            if self._seen[key] <= WARM_UP or len(self._recordings) == MOST_RECORDINGS:
-                return self._step(inputs, state)
-            held = _copy(inputs), map_state(Tensor.clone, state)
-            self._recordings[key] = *held, *self._record(lambda: self._step(*held))
-        held_inputs, held_state, replay, outcome = self._recordings[key]
-        for held_tensor, tensor in zip(_tensors(held_inputs), _tensors(inputs), strict=True):
-            if held_tensor is not None and tensor is not None:
-                held_tensor.copy_(tensor)
-        map_state(Tensor.copy_, held_state, state)
-        replay()
-        return Outcome(outcome.loss.clone(), outcome.gradient_norm.clone(), outcome.state)
-
-
-def _tensors(inputs: Inputs) -> list[Tensor | None]:
-    """All that is in it, in order."""
-    ids, log_weights = inputs.negatives or (None, None)
-    masks = [inputs.reset, inputs.counted]
-    return [inputs.tokens, inputs.targets, *masks, inputs.targets_counted, ids, log_weights]
-
-
-def _copy(inputs: Inputs) -> Inputs:
-    tokens, targets, reset, counted, number, *negatives = (
-        None if tensor is None else tensor.clone() for tensor in _tensors(inputs)
-    )
-    assert tokens is not None
-    assert targets is not None
-    assert number is not None
-    ids, log_weights = negatives
-    drawn = None if ids is None or log_weights is None else Negatives(ids, log_weights)
-    return Inputs(tokens, targets, reset, counted, number, drawn)
-
-
-def make_step(
-    model: NeuralLanguageModel,
-    optimizer: torch.optim.Optimizer,
-    clip_norm: float | None,
-    product_dtype: torch.dtype,
-    *,
-    parts: int = 1,
-    ranks: Ranks = ALONE,
-    say: Callable[[str], object] = lambda line: None,
-) -> Step:
-    """The quickest step for this model and this optimizer; arguments as for `EagerStep`."""
-    step = EagerStep(model, optimizer, clip_norm, product_dtype, parts=parts, ranks=ranks, say=say)
-    return RecordedStep(step) if is_recordable(model, optimizer) and ranks.size == 1 else step
 
 
 def is_recordable(model: NeuralLanguageModel, optimizer: torch.optim.Optimizer) -> bool:

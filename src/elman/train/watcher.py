@@ -17,13 +17,17 @@ from elman.ranks import ALONE, Ranks
 from elman.text_model import TextModel
 from elman.train.budget import Budget, is_marked
 from elman.train.loop import StepResult
-from elman.train.metrics import MetricsLog, Progress, TensorBoardLog
+from elman.train.metrics import MetricsLog
+from elman.train.progress import Progress
+from elman.train.run_folder import MODEL
+from elman.train.say import Say
+from elman.train.tensorboard import TensorBoardLog
 
 SHOW_SECONDS = 0.5
 """The progress line is brought up to date no more often."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Watcher:
     """Sees every step: records it, shows it, validates now and then, keeps the best weights.
 
@@ -47,18 +51,20 @@ class Watcher:
     """Whether the folder is still that of this run."""
     settle: Callable[[], None] = lambda: None
     """Called before weights are looked at."""
-    warn: Callable[[str], object] = lambda line: None
+    warn: Say = lambda line: None
     """Told, a line at a time, where the model on disk is not the best."""
-    tokens: int = 0
-    best: float = math.inf
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    used: float = 0.0
+    tokens: int = field(default=0, init=False)
+    """Targets seen, padding not counted."""
+    best: float = field(default=math.inf, init=False)
+    """Nats of the best validation."""
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
+    used: float = field(default=0.0, init=False)
     """Share of the budget at the last step."""
-    validated: int = -1
+    validated: int = field(default=-1, init=False)
     """Step of the last validation."""
-    _bits_per_byte: float | None = None
-    _recorded: tuple[float, int] = (0.0, 0)
-    _shown: float = -math.inf
+    _bits_per_byte: float | None = field(default=None, init=False)
+    _recorded: tuple[float, int] = field(default=(0.0, 0), init=False)
+    _shown: float = field(default=-math.inf, init=False)
 
     def __post_init__(self) -> None:
         """Take the part of the held-out text that is scored on the way."""
@@ -106,7 +112,7 @@ class Watcher:
             return
         card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
         try:
-            self.text_model.save(self.folder / "model", card)
+            self.text_model.save(self.folder / MODEL, card)
         except (InputError, ResourceError, OSError) as error:
             self.warn(f"the model of step {step:,} is not in its folder: {error}; training goes on")
 
