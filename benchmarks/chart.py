@@ -1,6 +1,6 @@
 """A line chart as an SVG file that stands alone: its own paper, colours and notes, on a light or a dark page.
 
-The drawing is that of `elman.train.chart`, which an HTML report colours by its CSS. A README shows a picture
+The drawing is that of `elman.pages.chart`, which an HTML report colours by its CSS. A README shows a picture
 without any CSS around it, so here the same names of colours are defined inside, for both preferences of the
 reader. GitHub's own theme may differ from the preference of the browser: the picture brings its background along,
 and can be read on either.
@@ -8,9 +8,9 @@ and can be read on either.
 
 from collections.abc import Sequence
 
-from elman.train.chart import CHART_STYLE, Line, line_chart
-from elman.train.page import plain
-from elman.train.palette import SERIES_STYLE
+from elman.pages.chart import CHART_STYLE, Line, line_chart
+from elman.pages.page import plain
+from elman.pages.palette import SERIES_STYLE
 
 WIDTH, HEIGHT = 820, 400
 """Of the drawing, in pixels, without the margin and the notes."""
@@ -29,7 +29,7 @@ STYLE = f"""
 .chart .paper {{ fill: var(--paper); }}
 .chart path {{ stroke-width: 2.25; }}
 """
-"""The colours of the pages of `elman.train.page`, for which those of the lines are chosen."""
+"""The colours of the pages of `elman.pages.page`, for which those of the lines are chosen."""
 
 
 def svg_file(lines: Sequence[Line], *, title: str, x_label: str, notes: Sequence[str] = ()) -> str:

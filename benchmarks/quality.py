@@ -44,9 +44,9 @@ from elman.data.prepare import Prepared, prepare
 from elman.errors import ElmanError, InputError
 from elman.evaluate.score import score_store, shortened
 from elman.files import make_folder, write_atomically
+from elman.pages.chart import Line
 from elman.settings import resolve
 from elman.train.budget import Budget
-from elman.train.chart import Line
 from elman.train.machine import set_up
 from elman.train.metrics import MetricsLog
 

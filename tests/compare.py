@@ -57,6 +57,45 @@ def assert_no_worse_than_eager(fast: Tensor, eager: Tensor, exact: Tensor, what:
     assert bool((excess <= 0).all()), f"{what} exceeds eager by {excess.max():.3g} at {int(excess.argmax())}"
 
 
+def assert_same_function(
+    fast: Callable[..., Any],
+    definition: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    tolerance: float | None = None,
+) -> None:
+    """Outputs, and gradients for random cotangents, of `fast` are those of `definition`; as for `assert_equal_to`."""
+    expected, gradients, cotangents = pull_back(definition, inputs)
+    found, fast_gradients, _ = pull_back(fast, inputs, cotangents)
+    assert_equal_to(found, expected, tolerance)
+    assert_equal_to(fast_gradients, gradients, tolerance)
+
+
+def assert_errs_no_more(
+    fast: Callable[..., Any],
+    definition: Callable[..., Any],
+    inputs: Sequence[Tensor],
+    names: Sequence[str],
+    exact: Callable[..., Any] | None = None,
+) -> None:
+    """`assert_no_worse_than_eager` for every output and gradient of `fast`.
+
+    Args:
+        fast: What is tested.
+        definition: In the dtype of `inputs` it is eager, in float64 exact.
+        inputs: Of both.
+        names: Of the outputs, then of the gradients.
+        exact: Stands in for `definition` in float64, where it has other tensors in it.
+    """
+    eager, eager_gradients, cotangents = pull_back(definition, inputs)
+    wide = [[tensor.double() for tensor in tensors] for tensors in (inputs, cotangents)]
+    truth, true_gradients, _ = pull_back(exact or definition, *wide)
+    found, gradients, _ = pull_back(fast, inputs, cotangents)
+    for name, *three in zip(
+        names, [*found, *gradients], [*eager, *eager_gradients], [*truth, *true_gradients], strict=True
+    ):
+        assert_no_worse_than_eager(*three, name)
+
+
 def randn_like_all(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A random tensor of the shape and dtype of each."""
     return [torch.randn_like(tensor) for tensor in tensors]

@@ -1,6 +1,7 @@
 """What the processes of `test_ranks` do; a module of its own, as each of them imports it."""
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
@@ -16,8 +17,10 @@ import numpy as np
 import torch
 from torch import distributed
 
-from elman.errors import ConfigError, DivergedError, ElmanError, MissingExtraError
-from elman.ranks import Ranks, join, link, pulse
+from elman.errors import ConfigError, DivergedError, ElmanError, MissingExtraError, StoppedError
+from elman.ranks import Ranks, join, last_words, link, pulse, roll
+from elman.train.step import EagerStep
+from tests.train.trainee import given, streams, trainee
 
 Program = Callable[[Ranks], Any]
 
@@ -28,10 +31,17 @@ LONG_VALUES = ["x" * size for size in (link.SHORT - 9, link.SHORT, 10_000)]
 def run(
     program: Program, place: Mapping[str, str], timeout: float, path: Path, joined: Barrier | None
 ) -> None:
-    """Be one rank, and leave in `path` what came of it."""
-    link.ROLL_CALL, link.SILENT, pulse.BEAT, pulse.PATIENCE = 4.0, 2.0, 0.1, 0.5  # type: ignore[misc]
+    """Be one rank, and leave in `path` what came of it; `ARGV` in `place` is its command line.
+
+    With `TERMINATED` in `place` it gets SIGTERM while it waits for the others.
+    """
+    roll.ROLL_CALL, roll.SILENT, pulse.BEAT, pulse.PATIENCE = 4.0, 2.0, 0.1, 0.5  # type: ignore[misc]
+    last_words.SILENT = 2.0  # type: ignore[misc]
     os.environ.update(place)
+    sys.argv[1:] = place.get("ARGV", "").split()
     os.dup2(os.open(f"{path}.err", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    if "TERMINATED" in place:
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     try:
         with join(timeout) as ranks:
             if joined is not None:
@@ -114,6 +124,19 @@ def in_first_does(ranks: Ranks) -> None:
     ranks.first_does(lambda: None)
 
 
+def in_look(ranks: Ranks) -> None:
+    """Waits for what the other one holds."""
+    look = ranks.watch()
+    while True:
+        time.sleep(0.1)
+        look()
+
+
+def all_stopped(ranks: Ranks) -> None:
+    """As all ranks are when torchrun is."""
+    raise StoppedError("stopped by SIGTERM", signal.SIGTERM)
+
+
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -154,6 +177,52 @@ class Loses:
         if ranks.rank == self.rank:
             self.fate()
         self.wait(ranks)
+
+
+class LosesInStep(Loses):
+    """Rank `rank` meets a `fate` amid a training, and the others go on to exchange gradients."""
+
+    def __init__(self, rank: int, fate: Callable[[], None]) -> None:
+        super().__init__(rank, fate, in_meeting)
+
+    def __call__(self, ranks: Ranks) -> None:
+        model, optimizer = trainee()
+        step, inputs = EagerStep(model, optimizer, ranks=ranks), given(next(streams()))
+        for number in range(6):
+            if number == 3 and ranks.rank == self.rank:
+                self.fate()
+            step(inputs, model.initial_state(3))
+
+
+def first_comes_late(ranks: Ranks) -> None:
+    """After the others have given it up."""
+    if ranks.is_first:
+        assert ranks._link is not None
+        while ranks._link._store.without("left", [1, 2]):
+            sum(range(1000))
+    in_collective(ranks)
+
+
+def first_is_stopped(ranks: Ranks) -> None:
+    ranks.first_does(lambda: all_stopped(ranks))
+
+
+def computes_long_in_a_thread(ranks: Ranks) -> float:
+    """The main thread of the first rank waits for another thread of its own, as it does for a tokenizer."""
+
+    def work() -> float:
+        content = bytes(1 << 24)
+        thread = threading.Thread(target=lambda: [hashlib.sha256(content) for _ in iter(in_time, False)])
+        end = time.monotonic() + 3.0
+
+        def in_time() -> bool:
+            return time.monotonic() < end
+
+        thread.start()
+        thread.join()
+        return 3.0
+
+    return ranks.first_does(work)
 
 
 def works_long(ranks: Ranks) -> float:

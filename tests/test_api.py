@@ -10,20 +10,10 @@ import pytest
 import elman
 from elman.cli import run
 from elman.errors import ConfigError, ElmanError, InputError, ModelError
+from tests.small_run import SMALL, TEXT
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
-TEXT = "".join(f"line {n} of a small text, {n * n} and so on\n" for n in range(150))
-
-SMALL = {
-    "hidden_size": 8,
-    "embedding_dim": 6,
-    "num_layers": 1,
-    "batch_size": 3,
-    "bptt": 9,
-    "max_steps": 3,
-    "tokenizer": "byte",
-    "device": "cpu",
-}
+SETTINGS = SMALL | {"num_layers": 1, "max_steps": 3}
 
 PUBLIC = {"ElmanError", "Sample", "Score", "TextModel", "compare", "evaluate", "load", "resume", "train"}
 
@@ -33,7 +23,7 @@ def desk(tmp_path_factory):
     """A text, and a run on it."""
     folder = tmp_path_factory.mktemp("api")
     (folder / "novel.txt").write_text(TEXT)
-    elman.train(folder / "novel.txt", out=folder / "run", **SMALL)
+    elman.train(folder / "novel.txt", out=folder / "run", **SETTINGS)
     return folder
 
 
@@ -91,7 +81,7 @@ def test_importing_costs_nothing():
 
 
 def test_train_returns_what_it_wrote(desk, capfd):
-    result = elman.train(str(desk / "novel.txt"), out=str(desk / "again"), **SMALL)
+    result = elman.train(str(desk / "novel.txt"), out=str(desk / "again"), **SETTINGS)
     assert capfd.readouterr() == ("", "")
     assert result.run == desk / "again"
     assert result.steps == 3
@@ -106,7 +96,7 @@ def test_settings_come_from_preset_and_file_and_arguments_but_not_from_the_envir
 ):
     monkeypatch.setenv("ELMAN_HIDDEN_SIZE", "5")
     (tmp_path / "my.toml").write_text('preset = "chapter"\n[model]\nembedding_dim = 4\nhidden_size = 7\n')
-    options = SMALL | {"documents": "line"}
+    options = dict(SETTINGS)
     del options["embedding_dim"]
     result = elman.train(desk / "novel.txt", config=tmp_path / "my.toml", out=tmp_path / "run", **options)
     config = elman.load(result.run).config
@@ -119,7 +109,7 @@ def test_evaluate_takes_a_model_or_its_folder(desk):
     by_name = elman.evaluate(str(desk / "run"), str(desk / "novel.txt"), documents="line", batch_size=7)
     by_model = elman.evaluate(elman.load(desk / "run"), desk / "novel.txt", documents="line")
     assert by_folder == by_model
-    assert by_folder.documents == 150
+    assert by_folder.documents == TEXT.count("\n")
     assert by_folder.targets == by_folder.bytes + by_folder.documents
     assert by_name.nats == pytest.approx(by_folder.nats, rel=1e-6)
     whole = elman.evaluate(desk / "run", desk / "novel.txt")
@@ -140,7 +130,7 @@ def test_it_is_what_the_command_line_does(desk, capsys):
         (lambda desk: elman.train(desk / "novel.txt", out=desk / "no", hiden_size=3), ConfigError),
         (lambda desk: elman.train(desk / "novel.txt", out=desk / "no", hidden_size=0), ConfigError),
         (lambda desk: elman.train(desk / "novel.txt", out=desk / "no", preset="chaptr"), ConfigError),
-        (lambda desk: elman.train(desk / "novel.txt", out=desk / "run", **SMALL), InputError),
+        (lambda desk: elman.train(desk / "novel.txt", out=desk / "run", **SETTINGS), InputError),
         (lambda desk: elman.load(desk / "missing"), ModelError),
         (lambda desk: elman.evaluate(desk / "run", desk / "missing.txt"), InputError),
         (lambda desk: elman.load(desk / "run").generate(temperature=-1.0), ConfigError),

@@ -4,6 +4,7 @@ A room is a folder under `elman`, or a module that stands beside them.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,7 @@ import pytest
 
 import elman
 
+PLAN = Path(__file__).parents[1] / "CONTRIBUTING.md"
 SOURCE = Path(elman.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -24,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"config", "errors", "files"},
     "files": {"errors"},
     "chapter": {"errors"},
-    "ranks": {"errors"},
+    "ranks": {"errors", "version"},
+    "pages": set(),
     "data": {"config", "errors", "files", "ranks", "sealed"},
     "ops": {"errors"},
     "cells": {"errors", "ops"},
@@ -51,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "models",
         "ops",
+        "pages",
         "ranks",
         "settings",
         "text_model",
@@ -64,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "files",
         "generate",
         "models",
+        "pages",
         "settings",
         "text_model",
         "train",
@@ -170,6 +175,32 @@ def test_the_table_has_no_circle():
 
 def test_nobody_imports_the_command_line():
     assert [room for room, allowed in ALLOWED.items() if "cli" in allowed] == ["__main__"]
+
+
+def plan() -> dict[str, str]:
+    """What the plan of the house says of each room, in its order."""
+    text = PLAN.read_text(encoding="utf-8")
+    listed = re.search(r"^src/elman/\n((?:  .*\n)+)", text, re.MULTILINE)
+    assert listed is not None, "CONTRIBUTING.md has no plan of src/elman/"
+    entries = re.findall(r"^  (\w+)(?:\.py|/) +((?:.*\n)(?:   .*\n)*)", listed[1], re.MULTILINE)
+    return {room: " ".join(said.split()) for room, said in entries}
+
+
+def test_the_plan_has_every_room_after_those_that_it_imports():
+    order = list(plan())
+    assert set(order) == ROOMS - {"__init__", "__main__"}
+    for room in order:
+        later = set(order[order.index(room) :])
+        assert not ALLOWED[room] & later, f"CONTRIBUTING.md has {room} before what it imports"
+
+
+@pytest.mark.parametrize("room", sorted(room for room in ROOMS if (SOURCE / room).is_dir()))
+def test_the_plan_names_every_module_and_no_other(room):
+    """A room's line is `what it is for: module, module (what it does); module`."""
+    named = re.findall(r"\w+", re.sub(r"\(.*?\)", "", plan()[room]).partition(": ")[2])
+    modules = {path.stem for path in FILES if room_of(path) == room and path.stem != "__init__"}
+    assert len(named) == len(set(named))
+    assert set(named) == modules, f"CONTRIBUTING.md and src/elman/{room}: {sorted(set(named) ^ modules)}"
 
 
 def test_imports_are_found():

@@ -4,20 +4,25 @@ import multiprocessing
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
 from elman.errors import ConfigError
 from elman.ranks import ALONE, Ranks, join
-from elman.ranks.place import VARIABLES, find_place, named
+from elman.ranks.assembly import assemble
+from elman.ranks.place import VARIABLES, Place, find_place, named, refuse_differences
+from elman.ranks.store import JobStore, Line
 from tests import rank_programs as programs
-from tests.rank_programs import Loses
+from tests.rank_programs import Loses, LosesInStep
 from tests.torchrun import free_port
 
+AGENT = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
 SOUND = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 
 
@@ -104,6 +109,7 @@ HEALTHY = {
 
 LONG = {"works long": programs.works_long}
 if sys.platform == "linux":
+    LONG["computes long in a thread"] = programs.computes_long_in_a_thread
     LONG["waits long for a disk"] = programs.waits_long_for_a_disk
 
 COME_TO = "did not come to where the others waited for 3 s"
@@ -131,6 +137,20 @@ LOST = {
     "killed before a meeting": (2, Loses(1, programs.killed, programs.in_meeting), f"rank 1 {IDLE}"),
     "stuck before a meeting": (2, Loses(1, programs.stuck, programs.in_meeting), f"rank 1 {IDLE}"),
     "first stuck at work": (2, Loses(0, programs.stuck, programs.in_first_does), f"rank 0 {IDLE}"),
+    "stopped amid steps": (2, LosesInStep(1, programs.stopped), "rank 1 no longer answered"),
+    "killed amid steps": (2, LosesInStep(1, programs.killed), "rank 1 no longer answered"),
+    "stuck amid steps": (2, LosesInStep(1, programs.stuck), f"rank 1 {COME_TO}"),
+    "stopped with a lock": (2, Loses(1, programs.stopped, programs.in_look), f"rank 1 {IDLE}"),
+    "broken with a lock": (
+        2,
+        Loses(1, programs.broken, programs.in_look),
+        "rank 1 has ended: ValueError: a slip",
+    ),
+    "killed, and the other told to stop": (
+        2,
+        Loses(1, programs.killed, programs.all_stopped),
+        "rank 1 no longer answered",
+    ),
     "keeper killed": (2, Loses(0, programs.killed, programs.in_collective), "rank 0, which keeps the store"),
     "terminated": (2, Loses(1, programs.terminated, programs.in_collective), "rank 1 was terminated"),
     "foreign error": (
@@ -151,6 +171,9 @@ TOGETHER = {
         4,
     ),
     "all diverge": (3, programs.all_diverge, "DivergedError 7: not a number", 7),
+    "all are stopped": (3, programs.all_stopped, "StoppedError 143: stopped by SIGTERM", 143),
+    "first is stopped": (3, programs.first_is_stopped, "StoppedError 143: stopped by SIGTERM", 143),
+    "first comes late": (3, programs.first_comes_late, f"RankError 1: rank 0 {COME_TO}", 1),
 }
 """Size, program, what one rank says, and the exit code of the others."""
 
@@ -160,9 +183,16 @@ APART = {
     "one is there twice": ([{}, {}, {"RANK": "1"}], "rank 1 was started twice"),
     "nobody is the first": ([{"RANK": "1"}] * 2, "no store of a job within 1 s"),
     "two are the first": ([{"RANK": "0"}] * 2, "Address already in use"),
+    "other commands": (
+        [{"ARGV": "eval model"}, {"ARGV": "train"}, {"ARGV": "eval model"}],
+        "the ranks differ in the command: eval model on ranks 0 and 2, train on rank 1",
+    ),
     "no such host": ([{"MASTER_ADDR": "no-such-host.invalid"}] * 2, "no-such-host.invalid:"),
 }
 """What ranks of one job are told, and what they say."""
+
+TERMINATED = "terminated alone"
+"""A rank that waits for another one."""
 
 
 class Outcomes:
@@ -181,13 +211,14 @@ class Outcomes:
             self.start(name, program, [{}] * size, 3.0)
         for name, (places, _) in APART.items():
             self.start(name, programs.in_meeting, places, 1.0)
+        self.start(TERMINATED, programs.in_meeting, [{"TERMINATED": "yes", "WORLD_SIZE": "2"}], 30.0)
 
     def start(
         self, name: str, program: programs.Program, places: list[dict[str, str]], timeout: float
     ) -> None:
         """Start a rank for each of `places`, which says what it is told otherwise than torchrun would."""
         port, size = str(free_port()), len(places)
-        joined = None if name in APART else self.context.Barrier(size + 1)
+        joined = None if name in APART or name == TERMINATED else self.context.Barrier(size + 1)
         self.kept.append(joined)  # its memory would be that of the next one
         self.jobs[name] = []
         for rank, other in enumerate(places):
@@ -312,3 +343,40 @@ def test_r04_ranks_that_cannot_meet_say_why(outcomes, name):
     assert all(outcome.startswith("ConfigError 4: ") for outcome in told), told
     assert any(words in outcome for outcome in told), told
     assert all("Traceback" not in outcomes.said(name, rank) for rank in range(len(outcomes.jobs[name])))
+
+
+def test_a_rank_that_waits_for_another_ends_when_it_is_told(outcomes):
+    assert outcomes.of(TERMINATED) == ["exit 143"]
+
+
+def test_ranks_that_are_started_again_find_one_another_in_the_same_store():
+    """Whichever comes first, and though torchrun has kept what the ones before them wrote."""
+    places = [find_place(SOUND | {"RANK": str(rank), "WORLD_SIZE": "2", **AGENT}) for rank in (0, 1)]
+    store = JobStore(Line(HashStore(), "torchrun"))
+    rooms: list[list[JobStore]] = []
+
+    def come(place: Place) -> JobStore:
+        entered: list[JobStore] = []
+        rooms.append(entered)
+        assemble(store, place, {"fact": "same"}, 30.0, entered.append)
+        return entered[-1]
+
+    with ThreadPoolExecutor() as pool:
+        for order in ([0, 1], [1, 0], [0, 1]):
+            rooms.clear()
+            first = pool.submit(come, places[order[0]])
+            if order[0]:  # it comes to the room of the ones before
+                while not rooms or not rooms[0]:
+                    pass
+                assert not first.done()
+            second = pool.submit(come, places[order[1]])
+            both = [first.result(), second.result()]
+            assert both[0].count("here") == 1
+            assert both[1].count("here") == 2
+
+
+def test_ranks_with_other_facts_are_named():
+    same = {"a": "1", "b": "2"}
+    refuse_differences([same, same])
+    with pytest.raises(ConfigError, match="the ranks differ in b: 2 on ranks 0 and 2, none on rank 1; start"):
+        refuse_differences([same, {"a": "1"}, same])

@@ -155,7 +155,22 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
 
 
 def test_other_variables_of_the_environment_are_none_of_ours():
-    assert resolve(environment={"ELMAN_CACHE": "/c", "ELMAN_HIDEN": "1", "SEED": "x"}) == resolve()
+    assert resolve(environment={"ELMAN_CACHE": "/c", "SEED": "x", "elman_seed": "y"}) == resolve()
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("ELMAN_DROPOTU", "did you mean ELMAN_DROPOUT?"),
+        ("ELMAN_CAHCE", "did you mean ELMAN_CACHE?"),
+        ("ELMAN_X", "unset it"),
+        ("ELMAN_", "unset it"),
+    ],
+)
+def test_a_variable_that_looks_like_a_setting_and_is_none_is_refused(name, way_out):
+    with pytest.raises(ConfigError) as caught:
+        resolve(environment={"ELMAN_DROPOUT": "0.5", name: "a secret"})
+    assert str(caught.value) == f"environment: {name!r} is no setting; {way_out}"
 
 
 # ---- values -------------------------------------------------------------------------------------------
@@ -215,7 +230,8 @@ def test_values_become_the_type_of_their_field(name, value, wanted):
         ("corpus", None, "None is not a str"),
         ("corpus", True, "True is not a str"),
         ("corpus", {"a": 1}, "is not a str"),
-        ("max_time", "soon", "'soon' is not a number"),
+        ("max_time", "5x", "'5x' is not a duration; write 90, 90s, 2m or 1h"),
+        ("family", "rnn", r"family \(--model\): 'rnn' is not one of recurrent"),
         ("max_time", "-5", r"max_time \(-5.0\) must be above 0"),
         ("max_steps", "2m", "'2m' is not a number"),
     ],

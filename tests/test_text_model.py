@@ -250,6 +250,77 @@ def test_broken_characters_stream_as_they_are_kept(octets):
         streamed(octets, seed=seed, max_tokens=80)
 
 
+class Reciting:
+    """A model that is certain of one sequence of tokens."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vocab_size: int, sequence: list[int]) -> None:
+        self.vocab_size = vocab_size
+        self._sequence = torch.tensor([*sequence, sequence[-1]])
+
+    def initial_state(self, batch_size: int) -> torch.Tensor:
+        return torch.zeros(batch_size, dtype=torch.int64)
+
+    def score(self, tokens, targets, state, reset=None):
+        return torch.zeros(tokens.shape), state + tokens.shape[1]
+
+    def log_probs(self, tokens, state, reset=None):
+        certain = torch.full((len(tokens), 1, self.vocab_size), -math.inf)
+        certain[torch.arange(len(tokens)), 0, self._sequence[state + 1]] = 0.0
+        return certain, state + 1
+
+
+def recited(tokenizer: Tokenizer, prompt: str, ids: list[int], **arguments) -> Sample:
+    """What a model says after `prompt` that is certain of `ids`."""
+    model = Reciting(tokenizer.vocab_size, [*tokenizer.encode_prompt(prompt), *ids, tokenizer.end_id])
+    return streamed(TextModel(model, tokenizer, ModelConfig()), prompt=prompt, **arguments)[0]
+
+
+LIGHT = "Φως και με\n καρδιά Φως € 😀 \ufffd και με καρδιά \n"
+KINDS = {kind: train_tokenizer(kind, [LIGHT] * 2, vocab_size=None) for kind in ("byte", "char", "word")}
+KINDS["bpe"] = train_tokenizer("bpe", [LIGHT] * 2, vocab_size=280)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_prompt_and_continuation_are_the_text_of_their_tokens(kind, data):
+    tokenizer = KINDS[kind]
+    entries = st.integers(0, tokenizer.vocab_size - 1).filter(lambda i: i not in tokenizer.special_ids)
+    words = st.lists(st.sampled_from(LIGHT.split() if kind == "word" else LIGHT), max_size=30)
+    prompt = (" " if kind == "word" else "").join(data.draw(words))
+    prompt_ids = tokenizer.encode_prompt(prompt)
+    assert tokenizer.decode(prompt_ids) == prompt
+    pieces = data.draw(st.lists(entries, max_size=12) | st.just(tokenizer.encode("€ και 😀").tolist()))
+    together = tokenizer.decode([*prompt_ids, *pieces])
+    said = recited(tokenizer, prompt, pieces, max_tokens=99).text
+    assert together in (prompt + said, f"{prompt}{said}\ufffd")  # a part of a character at the very end
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("", "με καρδιά"),
+        ("Φως και", " με καρδιά"),
+        ("Φως και ", "με καρδιά"),
+        ("Φως  και   ", "με καρδιά"),
+        ("Φως και\n", " με καρδιά"),
+        ("Φως \n και", " με καρδιά"),
+    ],
+)
+def test_words_are_continued_with_one_space(prompt, text):
+    tokenizer = KINDS["word"]
+    assert recited(tokenizer, prompt, tokenizer.encode("με καρδιά").tolist()).text == text
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe", "char"])
+def test_the_white_space_that_a_model_says_is_its_own(kind):
+    tokenizer = KINDS[kind]
+    for prompt in ("Φως" + " " * 30, "Φως\n"):
+        assert recited(tokenizer, prompt, tokenizer.encode("  με\n").tolist()).text == "  με\n"
+
+
 def test_tokens_and_nats_are_those_of_the_text(letters):
     model, tokenizer = letters.model, letters.tokenizer
     for sample in letters.generate("ab", samples=8, max_tokens=12, seed=4, temperature=0.7):

@@ -92,7 +92,10 @@ class DataConfig:
             require_integer("valid_limit", self.valid_limit, at_least=1)
         fraction = self.valid_fraction
         if fraction is not None and not 0 < fraction < 0.9:
-            raise ConfigError(f"valid ({fraction:g}) must be a fraction between 0 and 0.9, or a file")
+            raise ConfigError(
+                f"valid ({fraction:g}) must be a fraction between 0 and 0.9, or a file: some text has to be held out,"
+                " for the model to be scored on"
+            )
 
     @property
     def valid_fraction(self) -> float | None:

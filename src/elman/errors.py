@@ -15,6 +15,8 @@
 A message is one line: what is wrong, where, and the way out.
 """
 
+import textwrap
+
 
 class ElmanError(Exception):
     """Base of the tree; catch this to catch all that elman raises on purpose."""
@@ -91,3 +93,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was asked for that is not there; torch says so by a class of its own, or by words."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or of_torch
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as part of one line."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return textwrap.shorten(line, 160, placeholder=" ...")

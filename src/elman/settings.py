@@ -6,6 +6,7 @@ A name that is no setting is an error that names the nearest one; a value is con
 """
 
 import dataclasses
+import difflib
 import math
 import re
 import reprlib
@@ -29,6 +30,12 @@ LARGEST_FILE = 1 << 18
 MOST_DOTS = 64
 """In a name of a TOML file. The time to read one grows with the square of its parts, and a setting has two."""
 
+PREFIX = "ELMAN_"
+"""Of a setting, in capitals, among the variables of the environment."""
+
+OTHER_VARIABLES = ("CACHE",)
+"""What is behind the prefix in those that are ours and no settings."""
+
 LARGEST_NUMBER = 4096
 """Bits of a whole number, which Python still writes in decimal."""
 
@@ -49,7 +56,7 @@ def resolve(
     Args:
         preset: A name in PRESETS; None takes the one that `toml` names, or else "default".
         toml: A file with tables `[data]`, `[model]`, `[optimizer]` and `[training]`; it may name its `preset`.
-        environment: Variables `ELMAN_<FIELD>`; others are ignored.
+        environment: Variables `ELMAN_<FIELD>`; those without the prefix are ignored.
         overrides: Settings by dotted or bare name; strings are converted to the field's type.
 
     Raises:
@@ -62,10 +69,7 @@ def resolve(
         preset = named if preset is None else preset
         layers.append((where, _flatten(tables, where)))
     if environment:
-        known = {f"ELMAN_{name.upper()}": name for name in _fields_by_name()}
-        layers += [
-            (_everywhere(key), {known[key]: value}) for key, value in environment.items() if key in known
-        ]
+        layers += _from_environment(environment)
     layers.append((_everywhere("command line"), overrides or {}))
     layers = [(where, _with_family(layer, where)) for where, layer in layers]
 
@@ -100,8 +104,25 @@ def _apply(
             if name_of_field in BUDGETS and not budget_given:
                 values["training"] |= dict.fromkeys(BUDGETS)  # a budget given replaces that of the preset
                 budget_given = True
-            values[section][name_of_field] = _convert(value, annotation, f"{where(name)}: {name_of_field}")
+            option = "family (--model)" if name_of_field == "family" else name_of_field
+            values[section][name_of_field] = _convert(value, annotation, f"{where(name)}: {option}")
     return RunConfig(preset=preset, **{name: SECTIONS[name](**fields) for name, fields in values.items()})
+
+
+def _from_environment(environment: Mapping[str, str]) -> list[tuple[Where, Mapping[str, object]]]:
+    """A layer for each setting.
+
+    Raises:
+        ConfigError: A variable is called as if it were a setting, and is none.
+    """
+    known = {name.upper(): name for name in _fields_by_name()}
+    ours = {key.removeprefix(PREFIX): value for key, value in environment.items() if key.startswith(PREFIX)}
+    for key in sorted(ours.keys() - known.keys() - {*OTHER_VARIABLES}):
+        # without the prefix, which would make everything look alike
+        near = difflib.get_close_matches(key, [*known, *OTHER_VARIABLES], n=1)
+        way_out = f"did you mean {PREFIX}{near[0]}?" if near else "unset it"
+        raise ConfigError(f"environment: {_show(PREFIX + key)} is no setting; {way_out}")
+    return [(_everywhere(PREFIX + key), {known[key]: value}) for key, value in ours.items() if key in known]
 
 
 def _everywhere(place: str) -> Where:
@@ -330,11 +351,13 @@ def _number(value: object, where: str) -> float:
     """A finite number, from a number or a string; `where` ends in the name of the field."""
     if not isinstance(value, str | int | float):
         raise ConfigError(f"{where}: {_show(value)} is not a number")
-    duration = parse_duration(str(value)) if where.endswith("max_time") else math.nan
+    is_time = where.endswith("max_time")
+    duration = parse_duration(str(value)) if is_time else math.nan
     try:
         number = float(str(value)) if math.isnan(duration) else duration
     except ValueError:
-        raise ConfigError(f"{where}: {_show(value)} is not a number") from None
+        wanted = "duration; write 90, 90s, 2m or 1h" if is_time else "number"
+        raise ConfigError(f"{where}: {_show(value)} is not a {wanted}") from None
     if not math.isfinite(number):
         raise ConfigError(f"{where}: {_show(value)} is not a finite number")
     return number

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from elman.config import DataConfig, ModelConfig
 from elman.data.prepare import prepare_text
 from elman.data.store import TokenStore
-from elman.data.tokenizer import Tokenizer
+from elman.data.tokenizer import TokenDecoder, Tokenizer
 from elman.data.tokenizer_file import LARGEST_FILE, parse_tokenizer_file
 from elman.errors import ConfigError, InputError, ModelError
 from elman.evaluate.mix import fit_weights
@@ -35,6 +35,7 @@ from elman.models.store import (
     find_model,
     read_part,
     read_settings,
+    read_settled,
     read_tensors,
     refuse_escape,
     write_model,
@@ -48,7 +49,8 @@ class Sample:
     """One continuation of a prompt."""
 
     text: str
-    """Without the prompt, and without the stop string that ended it."""
+    """What follows the prompt, the space between two words for instance, up to the stop string that ended it. Where
+    the last tokens are a part of a character, that is left out."""
     tokens: int
     """Tokens drawn, the end token included."""
     nats: float
@@ -118,9 +120,10 @@ class TextModel:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
         )
+        prompt_ids = self.tokenizer.encode_prompt(prompt)
         generation = Generation(
             self.model,
-            [self.tokenizer.encode_prompt(prompt)],
+            [prompt_ids],
             sampling=sampling,
             max_tokens=max_tokens,
             samples=samples,
@@ -128,7 +131,11 @@ class TextModel:
             banned=sorted(self.tokenizer.special_ids - {self.tokenizer.end_id}),
             seed=seed,
         )
-        writers = [_Writer(self.tokenizer, stop, on_text, row) for row in range(samples)]
+        decoded = partial(self.tokenizer.decoder, prompt_ids[1:])  # without the start token
+        said = _unsaid_white_space(prompt, self.tokenizer.decode(prompt_ids))
+        writers = [
+            _Writer(decoded(), self.tokenizer.end_id, said, stop, on_text, row) for row in range(samples)
+        ]
         for steps in generation:
             for step in steps:
                 writer = writers[step.row]
@@ -289,6 +296,10 @@ def _smaller(text_model: TextModel, weights: SmallWeights) -> TextModel:
 def _load(path: str | Path, device: str) -> TextModel:
     """The model as it was trained."""
     folder = find_model(Path(path).expanduser())
+    return read_settled(folder, lambda: _read(folder, device))
+
+
+def _read(folder: Path, device: str) -> TextModel:
     settings = read_settings(folder)
     tokenizer = _load_tokenizer(folder, settings)
     if "weights" in settings:
@@ -361,9 +372,17 @@ def _load_tokenizer(folder: Path, settings: dict[str, Any]) -> Tokenizer:
 class _Writer:
     """Collects the text of one sample and notices stop strings."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], on_text: OnText | None, row: int) -> None:
-        self._decoder = tokenizer.decoder()
-        self._end_id = tokenizer.end_id
+    def __init__(
+        self,
+        decoder: TokenDecoder,
+        end_id: int,
+        said: str,
+        stop: Sequence[str],
+        on_text: OnText | None,
+        row: int,
+    ) -> None:
+        self._decoder, self._end_id = decoder, end_id
+        self._said = said  # of what comes, at the end of the prompt already
         self._stop, self._on_text, self._row = stop, on_text, row
         self._text, self._told = "", 0
         self._tokens, self._nats = 0, 0.0
@@ -373,10 +392,20 @@ class _Writer:
         self._tokens += 1
         self._nats += nats
         self.finish_reason = finish_reason or self.finish_reason
-        if token == self._end_id:
-            return
+        if token != self._end_id:
+            self._gain(self._decoder.step(token))
+
+    def finish(self) -> Sample:
+        if self.finish_reason != "stop":
+            self._gain(self._decoder.rest())
+        self._tell(len(self._text))
+        return Sample(self._text, self._tokens, self._nats, self.finish_reason)
+
+    def _gain(self, text: str) -> None:
+        if text:
+            text, self._said = text[_shared(text, self._said) :], ""
         before = len(self._text)
-        self._text += self._decoder.step(token)
+        self._text += text
         longest = max((len(string) for string in self._stop), default=1)
         found = [
             at for string in self._stop if (at := self._text.find(string, max(0, before - longest + 1))) >= 0
@@ -386,11 +415,19 @@ class _Writer:
         else:
             self._tell(len(self._text) - longest + 1)  # what may be the beginning of a stop string waits
 
-    def finish(self) -> Sample:
-        self._tell(len(self._text))
-        return Sample(self._text, self._tokens, self._nats, self.finish_reason)
-
     def _tell(self, until: int) -> None:
         if self._on_text is not None and until > self._told:
             self._on_text(self._row, self._text[self._told : until])
             self._told = until
+
+
+def _unsaid_white_space(prompt: str, decoded: str) -> str:
+    """White space at the end of a prompt that its tokens do not say; that before the next word may be the same."""
+    white, kept = (text[len(text.rstrip()) :] for text in (prompt, decoded))
+    return white[len(kept) :] if white.startswith(kept) else ""
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))

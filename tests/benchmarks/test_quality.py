@@ -14,9 +14,9 @@ from benchmarks import baselines, chart, curve, quality, recipe
 from benchmarks.goals import CHAPTER
 from elman import chapter
 from elman.models.convert import from_chapter
+from elman.pages.chart import Line
 from elman.settings import resolve
 from elman.train.budget import Budget
-from elman.train.chart import Line
 from elman.train.metrics import read_metrics
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 

@@ -15,7 +15,7 @@ from elman.cells.mingru import MinGRUCell, MinGRUState, positive, resolve_form
 from elman.cells.minlstm import MinLSTMCell, MinLSTMState
 from elman.errors import ConfigError
 from tests.compare import assert_equal_to, pull_back
-from tests.ops.test_lstm import every_reset, make_resets
+from tests.ops.resets import every_reset, make_resets
 
 CELLS = {"mingru": (MinGRUCell, MinGRUState), "minlstm": (MinLSTMCell, MinLSTMState)}
 STARTS = {

@@ -1,88 +1,21 @@
-"""A tiny trained run for the verbs that want one, and a way to call a verb and look at all it said."""
+"""A tiny trained run for the verbs that want one, and good and bad texts."""
 
-import contextlib
-import io
-import json
 import os
-import random
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from elman.cli import run
+from tests.command_line import SMALL, make_text
+from tests.command_line import elman as elman
+from tests.command_line import plain_surroundings as plain_surroundings
 from tests.switches import torch_as_before  # noqa: F401 - autouse
-
-SMALL = [
-    *("--max-steps", "4", "--hidden-size", "16", "--embedding-dim", "8", "--num-layers", "1"),
-    *("--batch-size", "4", "--bptt", "16", "--tokenizer", "byte", "--device", "cpu"),
-]
-"""Options of a training that takes a moment."""
-
-WORDS = ["the", "a", "cat", "of", "and", "return", "value", "when", "12", "345", "walked", ".", ",", "née"]
-
-
-def make_text(lines: int, seed: int = 0) -> str:
-    """Lines of words, some of them with characters of more than a byte."""
-    draw = random.Random(seed)
-    return "".join(" ".join(draw.choices(WORDS, k=draw.randint(3, 14))) + "\n" for _ in range(lines))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """stdout as the one JSON document that it is."""
-        assert self.code in (0, 1, 130), self.err
-        return json.loads(self.out)
-
-    def refuses(self, code: int, *parts: str) -> str:
-        """Assert an end with `code` and one line for the user that holds all `parts`; that line."""
-        lines = self.err.splitlines()
-        assert self.code == code, (self.code, self.err)
-        assert [line for line in lines if line.startswith("elman: ")] == lines[-1:], self.err
-        assert "Traceback" not in self.err
-        assert "fault of elman's" not in self.err
-        assert self.out == ""
-        for part in parts:
-            assert part in lines[-1], lines[-1]
-        return lines[-1]
-
-
-Call = Callable[..., Outcome]
-
-
-@pytest.fixture
-def elman(monkeypatch) -> Call:
-    """Call a verb in this process; `stdin` is what it reads there."""
-
-    def call(*arguments: object, stdin: bytes = b"") -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run([str(argument) for argument in arguments])
-        return Outcome(code, out.getvalue(), err.getvalue())
-
-    return call
 
 
 @pytest.fixture(autouse=True)
-def plain_surroundings(monkeypatch, tmp_path):
-    """An empty working folder, a terminal of 80 columns, and no settings from outside."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    for name in [name for name in os.environ if name.startswith("ELMAN_") and name != "ELMAN_CACHE"]:
-        monkeypatch.delenv(name)
+def in_plain_surroundings(plain_surroundings):
+    """Every test of this folder."""
 
 
 @pytest.fixture(scope="session")

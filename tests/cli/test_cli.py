@@ -15,7 +15,7 @@ import elman as package
 from elman.cli import run
 from elman.cli.arguments import options_in
 from elman.cli.render import visible
-from tests.cli.conftest import Outcome
+from tests.command_line import Outcome
 
 VERBS = ["train", "eval", "compare", "generate", "doctor", "verify", "arpa", "settings", "data"]
 DATA_VERBS = ["prepare", "inspect", "tokenizer", "duplicates"]

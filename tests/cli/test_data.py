@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from elman.data.tokenizer import load_tokenizer
-from tests.cli.conftest import SMALL
+from tests.command_line import SMALL
 
 
 def test_inspect(elman, texts):
@@ -57,6 +57,8 @@ def test_duplicates(elman, texts):
     assert outcome.document == {"schema": "elman.duplicates/1", "documents": 3, "also_in_first": 2}
     line = elman("data", "duplicates", "first.txt", "second.txt", "--documents", "line").out
     assert line == "2 of 3 documents of second.txt (66.7%) also stand in first.txt\n"
+    whole = elman("data", "duplicates", "first.txt", "second.txt").out
+    assert whole == "0 of 1 document of second.txt (0.0%) also stand in first.txt\n"
     piped = elman("data", "duplicates", "-", "second.txt", "--documents", "line", "--json", stdin=b"four")
     assert piped.document["also_in_first"] == 1
 

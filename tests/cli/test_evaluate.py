@@ -10,7 +10,7 @@ import torch
 
 from elman.cli.render import megabytes
 from elman.data.tokenizer import train_tokenizer
-from tests.cli.conftest import SMALL, make_text
+from tests.command_line import SMALL, make_text, small
 from tests.torchrun import run_ranks, torchrun
 
 KEYS = {
@@ -113,17 +113,8 @@ def test_small_weights_are_scored_beside_float32(elman, desk, weights, limit):
 
 
 def test_small_weights_are_for_one_network(elman, desk, tmp_path):
-    options = [
-        *SMALL[: SMALL.index("--device")],
-        "--device",
-        "cpu",
-        "--family",
-        "ngram",
-        "--out",
-        "counts",
-        "-q",
-    ]
-    assert elman("train", desk / "novel.txt", *options).code == 0
+    counts = [*SMALL, "--family", "ngram", "--out", "counts", "-q"]
+    assert elman("train", desk / "novel.txt", *counts).code == 0
     elman("eval", "counts", desk / "lines.txt", "--weights", "int8").refuses(
         4, "int8 weights are for networks"
     )
@@ -148,7 +139,7 @@ def test_notes_are_for_stderr(elman, desk, texts):
 
 
 def test_words_outside_the_vocabulary_are_told(elman, texts):
-    options = [*SMALL[: SMALL.index("byte")], "word", "--device", "cpu"]
+    options = small(tokenizer="word")
     assert elman("train", "good.txt", *options, "--out", "out", "-q").code == 0
     Path("other.txt").write_text("the zebra")
     outcome = elman("eval", "out", "other.txt")

@@ -7,8 +7,8 @@ import pytest
 
 from elman.settings import from_toml
 from elman.text_model import load
-from tests.cli.conftest import SMALL
 from tests.cli.test_train import KEYS, everything_in
+from tests.command_line import SMALL
 
 FAMILIES = {
     "transformer": ["--model", "transformer", "--num-heads", "2", "--context", "8"],

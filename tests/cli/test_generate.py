@@ -1,9 +1,11 @@
 """`elman generate`: the same text for the same seed, and nothing on stdout for a request that is refused."""
 
+import re
+
 import pytest
 
 from elman.text_model import load
-from tests.cli.conftest import SMALL
+from tests.command_line import small
 
 
 def test_json_is_one_document_with_what_is_promised(elman, desk):
@@ -27,6 +29,17 @@ def test_what_streams_is_the_prompt_and_the_sample(elman, desk):
     (sample,) = elman("generate", desk / "run", "the", "--max-tokens", 20, "--json").document["samples"]
     assert elman("generate", desk / "run", "the", "--max-tokens", 20).out == f"the{sample['text']}\n"
     assert sample["text"] == load(desk / "run").generate("the", max_tokens=20)[0].text
+
+
+def test_words_are_printed_apart(elman, texts):
+    assert elman("train", "good.txt", *small(tokenizer="word", batch_size=2), "--out", "out", "-q").code == 0
+    options = ["--max-tokens", 9, "--temperature", 0]
+    (sample,) = elman("generate", "out", "the cat", *options, "--json").document["samples"]
+    assert re.match(r" [^ ]", sample["text"])
+    printed = elman("generate", "out", "the cat", *options).out
+    assert printed == f"the cat{sample['text']}\n"
+    two = elman("generate", "out", "the cat", *options, "--samples", 2).out
+    assert two.count(printed) == 2
 
 
 def test_several_samples_are_told_apart(elman, desk):
@@ -100,7 +113,7 @@ def test_small_weights_are_told_with_their_bytes_and_how_to_measure_their_cost(e
         (["--samples", "1000000000"], 4, ["samples (1000000000)", "at most"]),
         (["--max-tokens", "-1"], 4, ["max_tokens (-1)"]),
         (["--max-tokens", "1.5"], 2, ["'1.5' is not a whole number"]),
-        (["--top-k", "0"], 4, ["top_k (0)"]),
+        (["--top-k", "0"], 4, ["top_k (0) must be", "leave it out to keep all"]),
         (["--top-p", "0"], 4, ["top_p (0.0)"]),
         (["--top-p", "1.5"], 4, ["top_p (1.5)"]),
         (["--min-p", "2"], 4, ["min_p (2.0)"]),
@@ -116,7 +129,7 @@ def test_a_refused_request_prints_nothing(elman, desk, options, code, parts):
 
 
 def test_a_prompt_outside_the_vocabulary_is_refused(elman, texts):
-    options = [*SMALL[: SMALL.index("byte")], "char", "--device", "cpu"]
+    options = small(tokenizer="char")
     assert elman("train", "good.txt", *options, "--out", "out", "-q").code == 0
     elman("generate", "out", "the Ω").refuses(4, "'Ω' at character 4 is not in the vocabulary")
     elman("generate", "out", "the \udcff").refuses(4, "'the \\udcff' is not UTF-8")

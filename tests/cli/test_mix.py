@@ -10,8 +10,8 @@ import pytest
 from elman.cli import run
 from elman.cli.evaluate import held_out
 from elman.text_model import MixedTextModel, load
-from tests.cli.conftest import SMALL, make_text
 from tests.cli.test_evaluate import KEYS
+from tests.command_line import make_text, options, small
 
 
 @pytest.fixture(scope="session")
@@ -22,20 +22,18 @@ def shelf(tmp_path_factory) -> Path:
     (folder / "few.txt").write_text(make_text(4, seed=3), encoding="utf-8")
     (folder / "lines.txt").write_text(make_text(40, seed=1), encoding="utf-8")
     (folder / "other.txt").write_text(make_text(40, seed=2), encoding="utf-8")
-    small = [word for word in SMALL if word not in ("--max-steps", "--batch-size", "4")]
     before = Path.cwd()
     os.chdir(folder)
     try:
-        for name, options in {
-            "lstm": ["--max-steps", "200", "--batch-size", "16", *small],
-            "ngram": ["--model", "ngram", "--valid", "other.txt", *SMALL],
-            "window": ["--model", "window", "--max-steps", "20", "--batch-size", "4", *small],
-            "words": ["--model", "ngram", "--order", "2", "--tokenizer", "word"],
+        for name, given in {
+            "lstm": small(max_steps=200, batch_size=16),
+            "ngram": small(model="ngram", valid="other.txt"),
+            "window": small(model="window", max_steps=20),
+            "words": options(model="ngram", order=2, tokenizer="word"),
         }.items():
-            corpus = (
-                "few.txt" if name == "ngram" else "novel.txt"
-            )  # sharp, but wrong where the other is right
-            command = ["train", corpus, "--documents", "line", *options, "--out", name, "-q"]
+            # The counts are sharp, but wrong where the other is right.
+            corpus = "few.txt" if name == "ngram" else "novel.txt"
+            command = ["train", corpus, "--documents", "line", *given, "--out", name, "-q"]
             assert run(command) == 0
     finally:
         os.chdir(before)

@@ -16,7 +16,7 @@ from elman.settings import from_toml, setting_sections
 from elman.text_model import load
 from elman.train import run as running
 from elman.train.watcher import Watcher
-from tests.cli.conftest import SMALL
+from tests.command_line import SMALL, options
 
 KEYS = {
     *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
@@ -91,15 +91,8 @@ def test_the_flags_reach_the_run(elman, texts):
 
 
 def test_every_setting_has_a_name(elman, texts):
-    options = [
-        "--dropout=0.25",
-        "--optimizer.weight-decay",
-        "0.5",
-        "--tie-embeddings",
-        "false",
-        "--mask-digits",
-    ]
-    assert elman("train", "good.txt", *SMALL, *options, "--out", "out", "-q").code == 0
+    given = ["--dropout=0.25", *("--optimizer.weight-decay", "0.5"), *("--tie-embeddings", "false")]
+    assert elman("train", "good.txt", *SMALL, *given, "--mask-digits", "--out", "out", "-q").code == 0
     config = from_toml(Path("out/config.toml"))
     assert config.model.dropout == 0.25
     assert config.optimizer.weight_decay == 0.5
@@ -143,18 +136,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_the_file(elman
     )
     monkeypatch.setenv("ELMAN_EMBEDDING_DIM", "7")
     monkeypatch.setenv("ELMAN_VALID", "0.25")
-    common = [
-        "--max-steps",
-        "1",
-        "--batch-size",
-        "2",
-        "--bptt",
-        "8",
-        "--tokenizer",
-        "byte",
-        "--documents",
-        "line",
-    ]
+    common = options(max_steps=1, batch_size=2, bptt=8, tokenizer="byte", documents="line")
     outcome = elman(
         "train", "good.txt", "--config", "my.toml", *common, "--valid", "0.3", "--out", "out", "-q"
     )
@@ -183,6 +165,15 @@ def test_standard_input_is_a_corpus(elman, texts):
     elman("train", "-", *SMALL).refuses(4, "standard input", "no text")
     held_out = elman("train", "good.txt", *SMALL, "--valid", "-", "-q", "--json", stdin=good).document
     assert held_out["valid"]["bytes"] == len(good)
+
+
+def test_one_document_is_not_many(elman, texts):
+    one, many = (
+        [line for line in elman("train", "good.txt", *SMALL, *more).err.splitlines() if "document" in line]
+        for more in ([], ["--documents", "line"])
+    )
+    assert [line.rpartition(", ")[2] for line in one] == ["1 document"] * 2
+    assert [line.rpartition(" ")[2] for line in many] == ["documents"] * 2
 
 
 @pytest.mark.parametrize(
@@ -266,8 +257,10 @@ BAD_SETTINGS = [
     (["--hiden-size", "3"], 2, ["unknown option --hiden-size", "did you mean --hidden-size?"]),
     (["--dropuot", "0.3"], 2, ["did you mean --dropout?"]),
     (["--modl.dropout", "0.3"], 2, ["did you mean --model.dropout?"]),
-    (["--model", "ngramm"], 4, ["family: 'ngramm' is not one of", "did you mean 'ngram'?"]),
-    (["--model", "3"], 4, ["family: '3' is not one of recurrent, transformer, window, ngram"]),
+    (["--model", "ngramm"], 4, ["family (--model): 'ngramm' is not one of", "did you mean 'ngram'?"]),
+    (["--model", "3"], 4, ["family (--model): '3' is not one of recurrent, transformer, window, ngram"]),
+    (["--max-time", "5x"], 4, ["max_time: '5x' is not a duration; write 90, 90s, 2m or 1h"]),
+    (["--valid", "0"], 4, ["valid (0) must be a fraction between 0 and 0.9, or a file", "held out"]),
     (["--cell", "lstm", "--model", "ngram"], 4, ["cell 'lstm' is for model 'recurrent', not 'ngram'"]),
     (["--model", "ngram", "--order", "7"], 4, ["order (7) must be at least 1 and at most 6"]),
     (["--model", "ngram", "--prune", "1;2"], 4, ["prune ('1;2') must be counts with commas"]),
@@ -472,7 +465,7 @@ def test_another_run_cannot_be_made_of_it(elman, stopped, options, code, parts):
 
 def test_what_is_no_run_cannot_be_resumed(elman, texts):
     elman("train", "--resume", "nowhere").refuses(4, "nowhere: no such run folder")
-    elman("train", "--resume", ".").refuses(4, "is no run folder: it has no config.toml")
+    elman("train", "--resume", ".").refuses(4, "is not the folder of a run: it has no config.toml")
     elman("train", "good.txt", "--strict-resume").refuses(2, "add --resume RUN")
 
 

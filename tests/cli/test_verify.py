@@ -48,11 +48,11 @@ def test_json_is_one_document_with_what_is_promised(elman, copy_of_run):
         str(copy_of_run),
         True,
     )
-    assert [set(check) for check in document["checks"]] == [{"what", "sound", "found"}] * 9
+    assert [set(check) for check in document["checks"]] == [{"what", "sound", "found"}] * 10
     whats = [check["what"] for check in document["checks"]]
     assert whats == [
         *("model", "checkpoint step-00000000", "checkpoint step-00000004"),
-        *("prepared tokens", "text", "tokenizer", "result", "weights", "first steps"),
+        *("settings", "prepared tokens", "text", "tokenizer", "result", "weights", "first steps"),
     ]
     assert "equal to the bit" in document["checks"][-1]["found"]
     assert everything_in(copy_of_run) == before
@@ -121,7 +121,7 @@ def test_counts_are_verified_too(elman, desk):
     ("arguments", "code", "parts"),
     [
         (["nothing"], 4, ["nothing: no such run folder", "elman train --out nothing"]),
-        (["."], 4, ["is no run folder: it has no config.toml"]),
+        (["."], 4, ["is not the folder of a run: it has no config.toml"]),
         (["nothing", "--steps", "0"], 4, ["steps (0) must be at least 1"]),
         (["nothing", "--steps", "x"], 2, ["'x' is not a whole number"]),
         ([], 2, []),

@@ -14,8 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from elman.config import OptimizerConfig
 from elman.models.base import detach, map_state, select_rows
@@ -24,6 +23,7 @@ from elman.ops.chunks import Chunks
 from elman.train.optimizer import make_optimizer
 from tests.compare import assert_equal_to
 from tests.contract.families import DEEP, FAMILIES, PAD, RECURRENT, VOCAB_SIZE, make_model, random_state
+from tests.largest_tensor import LargestTensor
 
 B, T = 3, 7
 FLOAT32_RESULT = 2e-6
@@ -96,18 +96,6 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(family, dtype):
     assert all(gradient.any() for gradient in found)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers how many numbers the largest tensor made inside the context has."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        sizes = [part.numel() for part in tree_leaves(result) if isinstance(part, Tensor)]
-        self.elements = max(self.elements, *sizes, 0)
-        return result
-
-
 @every_family
 def test_no_tensor_comes_near_the_size_of_all_logits(family, monkeypatch):
     vocab_size, batch, steps = 500, 20, 10
@@ -158,6 +146,29 @@ def test_without_a_state_a_document_begins(family):
     model, tokens, _, state, _ = make(family)
     assert_equal_to(model(tokens), model(tokens, model.initial_state(B)), tolerance=0)
     assert not torch.allclose(model(tokens)[0], model(tokens, state)[0])
+
+
+@every_family
+@pytest.mark.parametrize("streams", [0, 1, B - 1, B + 1])
+def test_a_state_of_other_streams_is_refused(family, streams):
+    model, tokens, targets, state, reset = make(family)
+    other = model.initial_state(streams)
+    message = f"the state is of {streams} streams, and the tokens are of {B};"
+    for read, arguments in (
+        (model, (tokens, other, reset)),
+        (model.features, (tokens, other, reset)),
+        (model.log_probs, (tokens, other, reset)),
+        (model.loss, (tokens, targets, other, reset)),
+        (model.score, (tokens, targets, other)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(*arguments)
+    *first, last = tree_leaves(state)
+    torn = tree_unflatten([*first, last[:1]], tree_structure(state))  # one part of it alone
+    with pytest.raises(ValueError, match=f"the state is of 1 streams, and the tokens are of {B};"):
+        model.loss(tokens, targets, torn)
+    for read, arguments in ((model.log_probs, (tokens, state)), (model.score, (tokens, targets, state))):
+        read(*arguments)
 
 
 @every_family

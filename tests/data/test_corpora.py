@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.data import corpora
-from elman.data.corpora import KNOWN_CORPORA, PIECE_CHARACTERS, Corpus, corpus_from_text, open_corpus
+from elman.data.corpora import KNOWN_CORPORA, Corpus, open_corpus
+from elman.data.documents import PIECE_CHARACTERS
 from elman.errors import ConfigError, InputError, ResourceError
+from tests.data.in_memory import corpus_of
 
 TEXT = "one\ntwo\n\n  three\nfour\n"
 LINES = ["one", "two", "  three", "four"]
@@ -68,32 +70,13 @@ def stdin(monkeypatch, tmp_path):
 def test_strings_come_back_as_they_are(texts, repeats):
     texts = [text * repeats for text in texts]
     expected = [text for text in texts if text.strip()]
-    corpus = corpus_from_text("strings", texts)
+    corpus = corpus_of(texts, "strings")
     if expected:
         assert documents(corpus) == expected == documents(corpus)
         assert all(0 < len(piece.text) <= PIECE_CHARACTERS for piece in corpus.pieces())
     else:
         with pytest.raises(InputError, match="strings: no text in it"):
             list(corpus.pieces())
-
-
-def test_an_iterator_of_strings_is_kept_and_a_list_is_not_copied():
-    assert documents(kept := corpus_from_text("kept", iter(["a", "b"]))) == documents(kept) == ["a", "b"]
-    growing = ["a"]
-    corpus = corpus_from_text("growing", growing)
-    growing.append("b")
-    assert documents(corpus) == ["a", "b"]
-
-
-@pytest.mark.parametrize("texts", [["fine", 3], ["fine", "\ud800"]])
-def test_a_string_that_is_none_is_named(texts):
-    with pytest.raises(InputError, match="mine, document 2: "):
-        list(corpus_from_text("mine", texts).pieces())
-
-
-def test_one_string_is_not_taken_for_its_characters():
-    with pytest.raises(InputError, match="give a list"):
-        corpus_from_text("mine", "text")
 
 
 @pytest.mark.parametrize(

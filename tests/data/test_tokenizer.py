@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as TokenizerFile
 
-from elman.data import documents, tokenizer, units
+from elman.data import documents, tokenizer, tokenizer_file, units
 from elman.data.documents import cut
 from elman.data.tokenizer import (
     END,
@@ -23,8 +23,9 @@ from elman.data.tokenizer import (
     suit_vocabulary,
     train_tokenizer,
 )
+from elman.data.tokenizer_file import parse_tokenizer_file
 from elman.data.units import CUT_PROBE
-from elman.errors import TokenizerError
+from elman.errors import StoppedError, TokenizerError
 
 KINDS = ("byte", "char", "word", "bpe")
 SPECIAL = (PAD, START, END, UNKNOWN)
@@ -431,6 +432,7 @@ def test_text_that_streams_is_the_text(trained, kind, text):
     streamed = "".join(decoder.step(i) for i in ids)
     # What ends in a replacement character may still become a character, so it waits.
     assert streamed.rstrip("\ufffd") == one.decode(ids).rstrip("\ufffd")
+    assert one.decode(ids) in (streamed + decoder.rest(), streamed + decoder.rest() + "\ufffd")
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe"])
@@ -441,6 +443,17 @@ def test_any_ids_stream_as_they_decode(trained, kind, ids):
     streamed, whole = "".join(decoder.step(i) for i in ids), one.decode(ids)
     assert whole.startswith(streamed)
     assert streamed == whole or whole.endswith("\ufffd")  # which may still become a character, and waits
+    assert whole in (streamed + decoder.rest(), streamed + decoder.rest() + "\ufffd")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=TRICKY, more=TRICKY)
+def test_text_that_streams_behind_another_is_what_it_adds(trained, kind, text, more):
+    one = trained[kind]
+    before, ids = one.encode(text).tolist(), one.encode(more).tolist()
+    decoder = one.decoder(before)
+    streamed = one.decode(before) + "".join(decoder.step(i) for i in ids) + decoder.rest()
+    assert one.decode([*before, *ids]) in (streamed, f"{streamed}\ufffd")
 
 
 def test_a_character_appears_when_its_bytes_are_complete(trained):
@@ -492,6 +505,33 @@ def test_a_name_on_the_hub_is_asked_for(monkeypatch, trained):
 
     monkeypatch.setattr(tokenizer, "TokenizerFile", Hub)
     assert load_tokenizer("some/where").sha256 == trained["bpe"].sha256
+
+
+@pytest.mark.parametrize(
+    "error", [StoppedError("stopped by SIGTERM; start again", 15), MemoryError()], ids=repr
+)
+def test_what_is_no_fault_of_the_tokenizer_is_not_said_of_it(monkeypatch, error):
+    """A signal arrives amid whatever runs: reading a file, asking the hub, tokenizing, decoding."""
+
+    def interrupted(*arguments):
+        raise error
+
+    class Hub(NoHub):
+        from_pretrained = staticmethod(interrupted)
+
+    one = train_tokenizer("byte", [], vocab_size=None)
+    monkeypatch.setattr(tokenizer, "TokenizerFile", Hub)
+    monkeypatch.setattr(units.UnitEncoder, "encode", interrupted)
+    monkeypatch.setattr(tokenizer_file, "require_harmless", interrupted)
+    for call in (
+        lambda: one.encode("text"),
+        lambda: one.decode(map(interrupted, [1])),
+        lambda: parse_tokenizer_file(one.to_json().encode(), "here"),
+        lambda: load_tokenizer("some/where"),
+    ):
+        with pytest.raises(type(error)) as caught:
+            call()
+        assert caught.value is error
 
 
 @pytest.mark.parametrize(

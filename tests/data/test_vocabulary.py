@@ -2,8 +2,9 @@
 
 import pytest
 
-from elman.data import survey, vocabulary
-from elman.data.corpora import Piece
+from elman.data import survey as surveying
+from elman.data import vocabulary
+from elman.data.documents import Piece
 from elman.data.vocabulary import sample
 
 
@@ -11,7 +12,7 @@ from elman.data.vocabulary import sample
 def small(monkeypatch):
     monkeypatch.setattr(vocabulary, "TOKENIZER_SAMPLE", 100)
     monkeypatch.setattr(vocabulary, "DISTINCT_BYTES", 30)
-    monkeypatch.setattr(survey, "SHARD_CHARACTERS", 40)
+    monkeypatch.setattr(surveying, "SHARD_CHARACTERS", 40)
 
 
 def marked(*texts):

@@ -17,7 +17,7 @@ from elman import chapter
 from elman.config import ModelConfig
 from elman.data.store import TokenStore, store_from_ids
 from elman.evaluate import score as scoring
-from elman.evaluate.score import Score, document_nats, score_store, token_nats
+from elman.evaluate.score import Score, document_nats, score_columns, score_store, token_nats
 from elman.models.build import build
 from elman.models.convert import to_chapter
 from elman.models.recurrent import RecurrentLanguageModel
@@ -340,6 +340,13 @@ def test_ratios_are_of_the_sums():
     assert score.bits_per_byte == pytest.approx(100 / 60 / math.log(2))
     ratios = ("perplexity", "word_perplexity", "bits_per_character", "bits_per_byte")
     assert score.as_dict() == asdict(score) | {name: getattr(score, name) for name in ratios}
+
+
+@pytest.mark.parametrize(("words", "shown"), [(2, "148.4"), (1, "–"), (0, "–")])
+def test_a_text_without_spaces_has_no_perplexity_of_words_in_a_table(words, shown):
+    score = Score(**SUMS | {"nats": 10.0, "characters": 60, "words": words})
+    assert score_columns(score)["word perpl."] == shown
+    assert words == 0 or score.as_dict()["word_perplexity"] == pytest.approx(math.exp(10 / words))
 
 
 @given(documents=DOCUMENTS.filter(any))

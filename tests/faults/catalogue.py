@@ -70,7 +70,10 @@ FAULTS: dict[str, tuple[str, str]] = {
         "a clear error at the next save; what was learnt is kept elsewhere",
     ),
     "T26": ("one seed for several processes", "every process draws its own numbers, the same in every run"),
-    "T27": ("an exception in a user's callback", "the last checkpoint stays; --debug names the callback"),
+    "T27": (
+        "an unexpected exception in a step",
+        "exit 1; the last checkpoint stays; --debug shows where it was raised",
+    ),
     "T28": ("the time is up in the middle of a step", "the step is finished, a checkpoint saved, exit 0"),
     "S01": (
         "the disk is full at any write of a save",
@@ -116,7 +119,10 @@ FAULTS: dict[str, tuple[str, str]] = {
     "D10": ("surrogates, combining marks, right-to-left, emoji", "the text comes back as it was"),
     "D11": ("tokens made by another tokenizer", "refused, with both hashes"),
     "D12": ("a token outside the vocabulary", "found when the tokens are opened"),
-    "D13": ("tokens on disk are cut", "refused, or made again; the file is named"),
+    "D13": (
+        "tokens on disk are cut, damaged, or of another make",
+        "refused, or made again; the file is named",
+    ),
     "D14": ("broken JSON lines", "refused with the line; or skipped and counted, up to a limit"),
     "D15": ("a broken or foreign parquet file", "refused in one line"),
     "D16": ("the input changes while it is read, or before a resume", "found, and refused"),
@@ -132,6 +138,10 @@ FAULTS: dict[str, tuple[str, str]] = {
         "nothing is written outside; sizes and counts are bounded",
     ),
     "D22": ("an archive that unpacks to terabytes", "stopped at a bound"),
+    "D23": (
+        "a preparation is killed, starved or shared",
+        "gone on with; its tokens are those of one that was left alone",
+    ),
     "E01": ("a misspelt setting", "refused with the nearest name and its place"),
     "E02": ("a value out of range, a model beyond memory", "refused with the range, or the memory needed"),
     "E03": ("settings that contradict each other", "one message names both"),

@@ -35,6 +35,9 @@ EVERY = 5
 DEADLINE = 150.0
 """Seconds after which a child counts as hanging."""
 
+HUNG = 124
+"""The code of a child that had to be ended because it hung, as `timeout` has it; never that of a kill."""
+
 START = "import sys; from tests.faults.child import serve; serve(sys.argv[1])"
 """Not run as a script, whose classes would be others than those of the module."""
 
@@ -51,6 +54,7 @@ class Order:
     arguments: list[str]
     fault: Fault
     kill_after: float | None
+    deadline: float
     folder: Path
     variables: dict[str, str]
 
@@ -60,7 +64,7 @@ class Ended:
     """How a child ended."""
 
     code: int
-    """Its exit code, or less the number of the signal that killed it."""
+    """Its exit code, or less the number of the signal that killed it; HUNG if it had to be ended."""
     out: str
     err: str
     seconds: float
@@ -102,6 +106,7 @@ class Nursery:
         *,
         fault: Fault = nullcontext,
         kill_after: float | None = None,
+        deadline: float = DEADLINE,
         folder: Path | None = None,
         **variables: object,
     ) -> Ended:
@@ -111,11 +116,12 @@ class Nursery:
             arguments: As for `elman`.
             fault: Something that pickle can name.
             kill_after: Seconds after which the child is killed, if it has not ended.
+            deadline: Without that, seconds after which it counts as hanging.
             folder: In which this child works.
             variables: Added to its environment.
         """
         given = {name: str(value) for name, value in variables.items()}
-        order = Order(list(map(str, arguments)), fault, kill_after, folder or self._folder, given)
+        order = Order(list(map(str, arguments)), fault, kill_after, deadline, folder or self._folder, given)
         pickle.dump(order, self._server.stdin)
         self._server.stdin.flush()
         return pickle.load(self._server.stdout)
@@ -146,15 +152,15 @@ def carry_out(order: Order, folder: Path) -> Ended:
         os.close(ending)  # the child's end of the pipe is closed as it ends, however that is
         be_child(order, outputs)
     os.close(held)
-    patience = DEADLINE if order.kill_after is None else order.kill_after
-    if not select.select([ending], [], [], patience)[0]:
+    patience = order.deadline if order.kill_after is None else order.kill_after
+    late = not select.select([ending], [], [], patience)[0]
+    if late:
         os.kill(pid, signal.SIGKILL)
     os.close(ending)
     _, status = os.waitpid(pid, 0)
     seconds = time.monotonic() - started
-    return Ended(
-        os.waitstatus_to_exitcode(status), *(path.read_text(errors="replace") for path in outputs), seconds
-    )
+    code = HUNG if late and order.kill_after is None else os.waitstatus_to_exitcode(status)
+    return Ended(code, *(path.read_text(errors="replace") for path in outputs), seconds)
 
 
 def be_child(order: Order, outputs: list[Path]) -> None:

@@ -1,10 +1,13 @@
-"""A quick part of every sweep, all of it with --full, and the table that --fault-table writes."""
+"""A quick part of every sweep, all of it with --full, what many tests need, and the table that --fault-table writes."""
 
 from pathlib import Path
 
 import pytest
 
+from tests.command_line import elman as elman
+from tests.command_line import plain_surroundings as plain_surroundings
 from tests.faults.catalogue import FAULTS
+from tests.faults.child import Nursery
 from tests.faults.table import FaultTable, fault_of
 
 HERE = Path(__file__).parent
@@ -22,6 +25,13 @@ def count(record_property):
     return lambda cases: record_property("cases", cases)
 
 
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory):
+    """Where the children of many tests come from."""
+    with Nursery(tmp_path_factory.mktemp("nursery")) as children:
+        yield children
+
+
 def pytest_collection_modifyitems(items):
     """A misspelt id would never show up in the table."""
     for item in items:
@@ -31,9 +41,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    if config.getoption("--fault-table") and not hasattr(
-        config, "workerinput"
-    ):  # the one that hears of all tests
+    hears_of_all_tests = not hasattr(config, "workerinput")
+    if config.getoption("--fault-table") and hears_of_all_tests:
         config.pluginmanager.register(_Writer(config.getoption("--fault-table")))
 
 

@@ -103,9 +103,8 @@ class RecordingDisk(WatchedDisk):
     def remove(self, path):
         super().remove(path)
         found = self._folder(path.parent).entries[path.name]
-        if (
-            isinstance(found, _Folder) and found.entries
-        ):  # a cut comes amid it: some files are gone, and safely so
+        if isinstance(found, _Folder) and found.entries:
+            # A cut comes amid it: some files are gone, and safely so.
             gone = sorted(found.entries)[: (len(found.entries) + 1) // 2]
             for name in gone:
                 del found.entries[name]

@@ -1,36 +1,21 @@
-"""What a hostile user needs: a way to call the command line, and tiny models to spoil."""
+"""Tiny models for a hostile user to spoil, and a text to try them on."""
 
-import contextlib
-import io
 import json
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from elman.cli import run
 from elman.config import ModelConfig
 from elman.data.tokenizer import Tokenizer, train_tokenizer
 from elman.models.build import build
 from elman.models.ngram import estimate
 from elman.text_model import TextModel
-from tests.cli.conftest import Outcome, make_text
+from tests.command_line import make_text
 
 SHAPE = ModelConfig(cell="lstm", embedding_dim=3, hidden_size=4, num_layers=1)
-
-
-def call(*arguments: object, stdin: bytes = b"") -> Outcome:
-    """Call a verb in this process, and look at all it said."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run([str(argument) for argument in arguments])
-    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def write_text(folder: Path) -> Path:

@@ -28,11 +28,11 @@ from elman.data.readers import ReadOptions
 from elman.data.records import read_parquet
 from elman.data.tokenizer import train_tokenizer
 from elman.errors import InputError
-from tests.cli import conftest as cli
+from tests.command_line import small
 from tests.faults.sweep import LATER, cases
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
-elman, plain_surroundings = cli.elman, cli.plain_surroundings  # fixtures
+pytestmark = pytest.mark.usefixtures("plain_surroundings")
 
 FEW = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 """Each example reads and writes files."""
@@ -145,7 +145,7 @@ def test_d02_every_length_is_prepared_or_refused_with_the_least(elman, full, cou
 
 @cases("size", [11, 12, 40, 200], 11, 200)
 def test_d02_less_than_a_batch_is_trained_on(elman, size):
-    options = [*cli.SMALL[2:], "--max-steps", "1", "--out", "run", "--json"]
+    options = [*small(max_steps=1), "--out", "run", "--json"]
     outcome = elman("train", write("a.txt", (b"the cat sat on a mat\n" * 10)[:size]), *options)
     assert outcome.code == 0, outcome.err
     assert Path("run/model/model.safetensors").exists()
@@ -154,7 +154,7 @@ def test_d02_less_than_a_batch_is_trained_on(elman, size):
 def test_d02_equal_documents_cannot_be_divided(elman):
     write("a.txt", LINE.encode() * 30)
     elman(*PREPARE, "a.txt", "--documents", "line").refuses(
-        4, "no training text left", "documents that differ"
+        4, "no held-out text left", "documents that differ"
     )
 
 
@@ -212,7 +212,7 @@ def test_d04_what_is_no_text(elman, kind):
 
 
 @pytest.mark.parametrize("kind", ["byte", "bpe"])
-def test_d05_nul_bytes_are_kept(plain_surroundings, full, count, kind):
+def test_d05_nul_bytes_are_kept(full, count, kind):
     examples = 100 if full else 10
 
     @settings(FEW, max_examples=examples)
@@ -264,7 +264,7 @@ OTHER_ENDS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 """Ends of a line to `str.splitlines`, and not here."""
 
 
-def test_d07_the_ends_of_lines_are_the_same_everywhere(plain_surroundings, full, count):
+def test_d07_the_ends_of_lines_are_the_same_everywhere(full, count):
     examples = 100 if full else 10
 
     @settings(FEW, max_examples=examples)
@@ -287,7 +287,7 @@ def test_d07_the_ends_of_lines_are_the_same_everywhere(plain_surroundings, full,
 
 @FEW
 @given(st.text("ab\r\n", max_size=40))
-def test_d07_mixed_ends_are_read_as_python_reads_them(plain_surroundings, text):
+def test_d07_mixed_ends_are_read_as_python_reads_them(text):
     text += "\r"
     expected = io.StringIO(text + "end", newline=None).read()
     write("a.txt", (text + "end").encode())
@@ -312,7 +312,7 @@ ODD = {
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("kind", ["byte", "bpe", "char"])
-def test_d10_odd_characters_come_back(plain_surroundings, kind, odd):
+def test_d10_odd_characters_come_back(kind, odd):
     text = ODD[odd] * 2
     assert documents_from_tokens(write("a.txt", text.encode()), kind) == [text]
 
@@ -427,7 +427,7 @@ def test_d15_parquet_that_is_damaged(elman, compression, place, bit, cut):
         outcome.refuses(4, "b.parquet")
 
 
-def test_d15_parquet_that_says_other_numbers_of_itself(plain_surroundings, count):
+def test_d15_parquet_that_says_other_numbers_of_itself(count):
     table = pyarrow.table({"text": PARQUET_TEXTS})
     pyarrow.parquet.write_table(table, "a.parquet", compression="none", write_page_checksum=True)
     content = Path("a.parquet").read_bytes()
@@ -490,7 +490,7 @@ def test_d18_a_source_that_is_no_text(elman, source, part):
 
 
 @pytest.mark.parametrize("source", ["fifo", "/dev/zero", "/dev/stdin"])
-def test_d18_nothing_waits_for_what_never_ends(plain_surroundings, source):
+def test_d18_nothing_waits_for_what_never_ends(source):
     os.mkfifo("fifo")
     assert_one_line(run_alone("data", "inspect", source), 4, f"{source}: neither a regular file", "give -")
 
@@ -530,11 +530,11 @@ def test_d22_an_archive_that_unfolds_without_end(elman, tmp_path, monkeypatch, n
     write(f"{name}.{suffix}", endless(begin, pack))
     assert Path(f"{name}.{suffix}").stat().st_size < 11 << 20
     said = elman(*INSPECT, f"{name}.{suffix}").refuses(4, f"{name}.{suffix}")
-    assert "unfolds to more than 256 times its size" in said or "line 1: longer than" in said
+    assert "decompresses to more than 256 times its size" in said or "line 1: longer than" in said
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.{suffix}"]
 
 
-def test_d22_a_bomb_is_not_held(plain_surroundings):
+def test_d22_a_bomb_is_not_held():
     write("a.jsonl.gz", endless(b'{"text": "', gzip.compress))
     ended = run_alone("data", "inspect", "a.jsonl.gz", memory=1 << 30)
     assert_one_line(ended, 4, "a.jsonl.gz")

@@ -3,15 +3,18 @@
 import errno
 import re
 import signal
+from functools import partial
 
 import pytest
 
 import elman.files
 from elman.files import Disk
 from tests.faults.catalogue import FAULTS, GROUPS
+from tests.faults.child import HUNG, send
 from tests.faults.cuts import RecordingDisk
 from tests.faults.damage import damages
 from tests.faults.disks import FailingDisk, KillingDisk, WatchedDisk
+from tests.faults.effort import effort
 from tests.faults.table import FaultTable, fault_of
 
 
@@ -80,6 +83,14 @@ def test_a_signal_comes_at_the_point_and_at_the_call(tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_child_that_hangs_is_not_taken_for_one_that_was_killed(nursery):
+    arguments = ["--version"]
+    assert nursery.run(arguments).code == 0
+    assert nursery.run(arguments, fault=partial(send, signal.SIGKILL)).code == -signal.SIGKILL
+    assert nursery.run(arguments, fault=signal.pause, kill_after=0.01).code == -signal.SIGKILL
+    assert nursery.run(arguments, fault=signal.pause, deadline=0.01).code == HUNG
+
+
 def outcomes(tmp_path, work):
     """The trees that a power cut could leave after the last call of `work`."""
     (tmp_path / "disk").mkdir()
@@ -136,7 +147,7 @@ def test_damage_changes_what_it_spoils_and_no_two_are_alike(tmp_path):
 
 
 def test_the_catalogue_is_whole():
-    for letter, last in {"T": 28, "S": 14, "D": 22, "E": 10, "R": 7}.items():
+    for letter, last in {"T": 28, "S": 14, "D": 23, "E": 10, "R": 7}.items():
         assert [f"{letter}{number:02d}" in FAULTS for number in range(last + 2)] == [
             False,
             *[True] * last,
@@ -163,6 +174,30 @@ def test_the_table_says_what_was_run():
     assert rows["S06"] == "`test_b.py`: flipped | **failed** (1 of 4)"
     assert rows["S07"] == "`test_b.py`: none | not run"
     assert rows["S08"] == "none | not run"
+
+
+def look_at_each(lines):
+    return [line.count("a") for line in lines]
+
+
+def look_again_at_all(lines):
+    seen, found = "", []
+    for line in lines:
+        seen += line
+        found.append(seen.count("a"))
+    return found
+
+
+def look_at_every_pair(lines):
+    return [max(line, other) for line in lines for other in lines]
+
+
+@pytest.mark.parametrize(
+    ("work", "factor"), [(look_at_each, 4), (look_again_at_all, 16), (look_at_every_pair, 16)]
+)
+def test_effort_tells_what_grows_with_the_square(work, factor):
+    few, many = ([f"line {number % 10}\n" for number in range(size)] for size in (200, 800))
+    assert effort(lambda: work(many)) == pytest.approx(factor * effort(lambda: work(few)), rel=0.1)
 
 
 def test_the_disk_in_use_is_the_real_one():

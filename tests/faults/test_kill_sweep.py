@@ -1,7 +1,6 @@
 """A training is killed, at every point of a save and at any instant, and resumed; it ends as if nothing had happened."""
 
 import itertools
-import json
 import os
 import random
 import shutil
@@ -9,97 +8,37 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from elman.train.checkpoint import POINTS, Checkpoints
-from elman.train.metrics import read_metrics
 from tests.faults.child import ONE_THREAD, Ended, Nursery, count_events, kill_at_event, on
 from tests.faults.disks import KillingDisk
+from tests.faults.small_training import outcome, small
+from tests.faults.sweep import LATER, cases
+from tests.small_run import TEXT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork, and no kill, on this system")
 
-TEXT = "".join(f"line {i} of a small text, {i * i} and so on\n" for i in range(120))
-
-SMALL = {
-    "hidden-size": 8,
-    "embedding-dim": 8,
-    "num-heads": 2,
-    "batch-size": 3,
-    "bptt": 8,
-    "max-steps": 40,
-    "validations": 4,
-    "valid-tokens": 200,
-    "tokenizer": "byte",
-    "documents": "line",
-    "device": "cpu",
-    "precision": "float32",
-    "yardstick-order": "none",
-}
-
 FAMILIES: dict[str, dict[str, object]] = {
     "lstm, streams": {},
-    "gru, documents": {"cell": "gru", "batches": "documents", "max-length": 20, "bucket": "true"},
+    "gru, documents": {"cell": "gru", "batches": "documents", "max_length": 20, "bucket": "true"},
     "minlstm, sampled loss, rows, dropout": {
         "cell": "minlstm",
         "tokenizer": "word",
         "loss": "sampled",
         "negatives": 16,
-        "row-sparse": "true",
+        "row_sparse": "true",
         "dropout": 0.1,
     },
-    "slstm and its blocks, weight dropout": {"cell": "slstm", "weight-dropout": 0.1},
-    "transformer": {"model": "transformer", "num-layers": 2, "context": 16, "dropout": 0.1},
+    "slstm and its blocks, weight dropout": {"cell": "slstm", "weight_dropout": 0.1},
+    "transformer": {"model": "transformer", "num_layers": 2, "context": 16, "dropout": 0.1},
 }
 QUICK = list(FAMILIES)[:3:2]
-
-KILLS = 200
-"""At random times, for each family."""
-
-TIMES = ("seconds", "tokens_per_second")
-"""What is never the same twice."""
-
-
-def options(**given: object) -> list[str]:
-    """Of a small training."""
-    settings = SMALL | {name.replace("_", "-"): value for name, value in given.items()}
-    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-
-
-def digest(content: bytes) -> str:
-    return sha256(content).hexdigest()
-
-
-def outcome(run: Path) -> dict[str, object]:
-    """All that a finished run has come to, but for the time that it took."""
-    newest = Checkpoints(run / "checkpoints", warn=pytest.fail).newest()
-    values = json.loads(newest.files["trainer.json"])
-    del values["parts"]["budget"], values["parts"]["metrics"], values["parts"]["events"]
-    del values["parts"]["watcher"]["recorded"]
-    result = json.loads((run / "result.json").read_bytes())
-    return {
-        "step": newest.step,
-        "trainer.json": values,
-        "metrics": [without_times(record) for record in read_metrics(run / "metrics.jsonl")],
-        "result": {
-            name: value for name, value in without_times(result).items() if name not in ("run", "model")
-        },
-        "config": digest((run / "config.toml").read_bytes()),
-        "files": {name: digest(content) for name, content in newest.files.items() if name != "trainer.json"},
-        "model": {
-            name: digest((run / "model" / name).read_bytes())
-            for name in ("model.safetensors", "config.json", "tokenizer.json")
-        },
-    }
-
-
-def without_times(record: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in record.items() if name not in TIMES}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +61,7 @@ def left_alone(nurseries, tmp_path_factory):
         nursery, _ = nurseries[0]
         for _ in range(2):  # the second time, all is warm
             shutil.rmtree(run, ignore_errors=True)
-            ended = nursery.run(["train", "text.txt", *options(**FAMILIES[family]), "--out", run])
+            ended = nursery.run(["train", "text.txt", *small(**FAMILIES[family]), "--out", run])
             assert ended.code == 0, ended.err
         return outcome(run), ended.seconds
 
@@ -172,7 +111,7 @@ class Trial:
             return self._nursery.run(["train", "--resume", self._run], **how)
         shutil.rmtree(self._run, ignore_errors=True)  # killed before anything was in it
         return self._nursery.run(
-            ["train", "text.txt", *options(**FAMILIES[self._family]), "--out", self._run], **how
+            ["train", "text.txt", *small(**FAMILIES[self._family]), "--out", self._run], **how
         )
 
     def _reached(self) -> int:
@@ -206,13 +145,12 @@ def sweep(nurseries, left_alone):
     return run
 
 
-def test_t01_a_fork_trains_as_a_fresh_process_does(left_alone, tmp_path, full):
-    if not full:
-        pytest.skip("in the full sweep")
+@LATER
+def test_t01_a_fork_trains_as_a_fresh_process_does(left_alone, tmp_path):
     family = QUICK[-1]
     (tmp_path / "text.txt").write_text(TEXT)
-    arguments = ["train", "text.txt", *options(**FAMILIES[family]), "--out", "run"]
-    order = f"Order({arguments}, nullcontext, None, Path({str(tmp_path)!r}), {{}})"
+    arguments = ["train", "text.txt", *small(**FAMILIES[family]), "--out", "run"]
+    order = f"Order({arguments}, nullcontext, None, DEADLINE, Path({str(tmp_path)!r}), {{}})"
     program = f"from tests.faults.child import *; be_child({order}, [])"
     fresh = subprocess.run([sys.executable, "-c", program], env=os.environ | ONE_THREAD, capture_output=True)
     assert fresh.returncode == 0, fresh.stderr
@@ -220,17 +158,34 @@ def test_t01_a_fork_trains_as_a_fresh_process_does(left_alone, tmp_path, full):
     assert outcome(tmp_path / "run") == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_t01_killed_at_random_times(sweep, left_alone, full, count, family):
-    if not full and family != QUICK[0]:
-        pytest.skip("with --full")
-    wanted = KILLS if full else 6
+def random_times(trial: Trial, seconds: float, rng: random.Random) -> Iterator[dict[str, object]]:
+    """Ways to be killed at any time of a training of so many seconds."""
+    while True:
+        yield {"kill_after": rng.uniform(0, seconds)}
+
+
+def random_events(trial: Trial, seconds: float, rng: random.Random) -> Iterator[dict[str, object]]:
+    """The instant is counted in calls of functions instead: where it falls does not hang on the machine."""
+    events = trial.count_events()
+    while True:
+        yield {"fault": partial(kill_at_event, rng.randint(1, events))}
+
+
+INSTANTS = {"by time": (random_times, 200, 6), "by event": (random_events, 40, 4)}
+"""Ways to draw them; how many with --full and without, for each family."""
+
+
+@pytest.mark.parametrize("how", INSTANTS)
+@cases("family", FAMILIES, QUICK[0])
+def test_t01_killed_at_random_instants(sweep, left_alone, full, count, family, how):
+    draw, many, few = INSTANTS[how]
+    wanted = many if full else few
     _, seconds = left_alone(family)
 
     def work(trial: Trial, number: int) -> int:
-        rng, hits = random.Random(f"{family} {number}"), 0
+        instants, hits = draw(trial, seconds, random.Random(f"{family} {number}")), 0
         while hits < wanted // 2:
-            hits += trial.kill(kill_after=rng.uniform(0, seconds))
+            hits += trial.kill(**next(instants))
         return hits
 
     hits = sweep(family, work)
@@ -238,36 +193,15 @@ def test_t01_killed_at_random_times(sweep, left_alone, full, count, family):
     count(hits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_t01_killed_at_random_events(sweep, full, count, family):
-    """As above, but the instant is counted in calls of functions: where it falls does not hang on the machine."""
-    if not full and family != QUICK[0]:
-        pytest.skip("with --full")
-    wanted = 40 if full else 4
-
-    def work(trial: Trial, number: int) -> int:
-        events, rng, hits = trial.count_events(), random.Random(f"{family} {number}"), 0
-        while hits < wanted // 2:
-            hits += trial.kill(fault=partial(kill_at_event, rng.randint(1, events)))
-        return hits
-
-    hits = sweep(family, work)
-    assert hits == wanted
-    count(hits)
-
-
-@pytest.mark.parametrize("family", QUICK)
+@cases("family", QUICK, QUICK[0])
 def test_t02_killed_at_every_point_of_a_save(sweep, full, count, family):
-    if not full and family != QUICK[0]:
-        pytest.skip("with --full")
     times = range(1, 9) if full else [2]
     points = [(point, time) for time in times for point in POINTS]
 
     def work(trial: Trial, number: int) -> int:
         for point, time in points[number::2]:
-            assert trial.kill(fault=on(KillingDisk(point, time=time))), (
-                f"{point} was not reached {time} times"
-            )
+            killed = trial.kill(fault=on(KillingDisk(point, time=time)))
+            assert killed, f"{point} was not reached {time} times"
         return len(points[number::2])
 
     assert sweep(family, work) == len(points) >= len(POINTS)
@@ -279,9 +213,8 @@ def test_t02_killed_at_every_call_to_the_disk(sweep, full, count):
 
     def work(trial: Trial, number: int) -> int:
         calls = itertools.count(1 + number * every, 2 * every)
-        return sum(
-            1 for _ in itertools.takewhile(lambda call: trial.kill(fault=on(KillingDisk(time=call))), calls)
-        )
+        kills = (trial.kill(fault=on(KillingDisk(time=call))) for call in calls)
+        return sum(itertools.takewhile(bool, kills))
 
     hits = sweep(QUICK[0], work)
     assert hits > 250 // every

@@ -29,8 +29,8 @@ from elman.settings import from_toml, resolve, to_toml
 from elman.text_model import load
 from elman.train.checkpoint import Checkpoints
 from elman.train.metrics import read_metrics
-from tests.cli.conftest import make_text
-from tests.faults.hostile import call, unseal, write_counts, write_network
+from tests.command_line import call, make_text
+from tests.faults.hostile import unseal, write_counts, write_network
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 NASTY = [

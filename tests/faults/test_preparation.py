@@ -5,6 +5,7 @@ Reading text is in `test_data`; here is what becomes of it.
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -26,23 +27,23 @@ import pytest
 
 import elman.files
 from elman.config import DataConfig
-from elman.data import build, chunks, halfdone
+from elman.data import build, chunks, halfdone, readers
 from elman.data import survey as surveying
 from elman.data.finished import verify_store
 from elman.data.prepare import open_prepared, prepare, prepare_text
 from elman.data.tokenizer import train_tokenizer
 from elman.errors import ConfigError, ElmanError, InputError, ResourceError
 from elman.ranks import Ranks
-from tests.cli import conftest as cli
-from tests.faults.child import Nursery
+from tests.command_line import SMALL, options
 from tests.faults.cuts import RecordingDisk
 from tests.faults.damage import damages
 from tests.faults.disks import FAILURES, READS, FailingDisk, KillingDisk, WatchedDisk
+from tests.faults.effort import effort
 from tests.faults.large_corpus import LIMIT_BYTES, measure, write_corpus
-from tests.faults.sweep import cases
+from tests.faults.sweep import LATER, cases
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
-elman_command, plain_surroundings = cli.elman, cli.plain_surroundings  # fixtures
+pytestmark = pytest.mark.usefixtures("plain_surroundings")
 
 POINTS = (
     "prepare.vocabulary_before_record",
@@ -93,9 +94,8 @@ def texts(tmp_path_factory) -> DataConfig:
 
 def arguments(config: DataConfig) -> list[str]:
     """The command line that prepares it."""
-    options = {"valid": config.valid, "documents": config.documents, "tokenizer": config.tokenizer}
-    named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return ["data", "prepare", config.corpus, *named, "--vocab-size", str(config.vocab_size)]
+    names = ("valid", "documents", "tokenizer", "vocab_size")
+    return ["data", "prepare", config.corpus, *options(**{name: getattr(config, name) for name in names})]
 
 
 def content(cache: Path) -> dict[str, str]:
@@ -150,12 +150,6 @@ def half(texts, tmp_path, monkeypatch) -> Path:
 # ---- killed ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    with Nursery(tmp_path_factory.mktemp("nursery")) as children:
-        yield children
-
-
 def kill_and_go_on(nursery, texts, cache: Path, whole: Path, *, fault, **how) -> str:
     """What was said when it was gone on with after a kill; the content of the cache is the right one."""
     cache.mkdir()
@@ -169,7 +163,7 @@ def kill_and_go_on(nursery, texts, cache: Path, whole: Path, *, fault, **how) ->
     return went_on.err
 
 
-def test_d13_killed_at_any_call_to_the_disk(nursery, texts, whole, tmp_path, monkeypatch, full, count):
+def test_d23_killed_at_any_call_to_the_disk(nursery, texts, whole, tmp_path, monkeypatch, full, count):
     in_cache(monkeypatch, tmp_path / "watched")
     small_shards(disk := WatchedDisk())
     prepare(texts)
@@ -187,7 +181,7 @@ def test_d13_killed_at_any_call_to_the_disk(nursery, texts, whole, tmp_path, mon
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_d13_killed_between_two_steps(nursery, texts, whole, tmp_path, point):
+def test_d23_killed_between_two_steps(nursery, texts, whole, tmp_path, point):
     time = 5 if ".shard" in point else 1
     kept = {"prepare.shard_before_record": 4, "prepare.shard_after_record": 5, "prepare.before_move": SHARDS}
     fault = partial(small_shards, KillingDisk(point, time=time))
@@ -198,7 +192,7 @@ def test_d13_killed_between_two_steps(nursery, texts, whole, tmp_path, point):
     assert ("training the vocabulary" in said) == (point == "prepare.vocabulary_before_record")
 
 
-def test_d13_killed_at_random_instants(nursery, texts, whole, tmp_path, full, count):
+def test_d23_killed_at_random_instants(nursery, texts, whole, tmp_path, full, count):
     draw = random.Random(2)
     cases = 200 if full else 4
     for case in range(cases):
@@ -213,7 +207,7 @@ def test_d13_killed_at_random_instants(nursery, texts, whole, tmp_path, full, co
     count(cases)
 
 
-def test_d13_killed_again_and_again(nursery, texts, whole, tmp_path):
+def test_d23_killed_again_and_again(nursery, texts, whole, tmp_path):
     """Every process gets a little further, and the last one finds all of it done."""
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -225,12 +219,11 @@ def test_d13_killed_again_and_again(nursery, texts, whole, tmp_path):
     assert content(cache) == content(whole)
 
 
-def test_d13_the_power_is_cut(texts, whole, tmp_path, monkeypatch, full, count):
+def test_d23_the_power_is_cut(texts, whole, tmp_path, monkeypatch, full, count):
     cache = in_cache(monkeypatch, tmp_path / "recorded")
     small_shards(disk := RecordingDisk(cache))
-    monkeypatch.setattr(
-        surveying, "SHARD_CHARACTERS", 15_000
-    )  # each call is remembered with all that is there
+    # Fewer shards than elsewhere, as each call is remembered with all that is there.
+    monkeypatch.setattr(surveying, "SHARD_CHARACTERS", 15_000)
     prepare(texts)
     small_shards(elman.files.Disk())
     monkeypatch.setattr(surveying, "SHARD_CHARACTERS", 15_000)
@@ -248,7 +241,7 @@ def test_d13_the_power_is_cut(texts, whole, tmp_path, monkeypatch, full, count):
 # ---- a disk that fails ----------------------------------------------------------------------------------
 
 
-def test_d13_any_call_to_the_disk_fails(texts, whole, tmp_path, monkeypatch, full, count):
+def test_d23_any_call_to_the_disk_fails(texts, whole, tmp_path, monkeypatch, full, count):
     in_cache(monkeypatch, tmp_path / "watched")
     small_shards(disk := WatchedDisk())
     prepare(texts)
@@ -275,7 +268,7 @@ def test_d13_any_call_to_the_disk_fails(texts, whole, tmp_path, monkeypatch, ful
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOLCK])
-def test_d13_without_flock_it_is_prepared_alone(texts, whole, tmp_path, monkeypatch, number):
+def test_d23_without_flock_it_is_prepared_alone(texts, whole, tmp_path, monkeypatch, number):
     """And as nothing tells the half-done work of the dead from that of the living, none is gone on with."""
     cache = in_cache(monkeypatch, tmp_path / "cache")
     small_shards(disk := FailingDisk(number, lasting=True, where=lambda call, path: call == "lock"))
@@ -285,7 +278,7 @@ def test_d13_without_flock_it_is_prepared_alone(texts, whole, tmp_path, monkeypa
     assert [path.name for path in cache.glob("prepared/.*")] == []
 
 
-def test_d13_what_was_abandoned_is_removed(texts, tmp_path, monkeypatch):
+def test_d23_what_was_abandoned_is_removed(texts, tmp_path, monkeypatch):
     prepared = in_cache(monkeypatch, tmp_path / "cache") / "prepared"
     for name, days in ((".old.part", 8), (".fresh.part", 6), (".trash-1", 8), ("kept", 800)):
         (prepared / name).mkdir(parents=True)
@@ -348,7 +341,7 @@ TOKENS = ["train.tokens", "valid.tokens"]
     "spoil", [lambda old: old[:-1], lambda old: old + b"\0", lambda old: old[: len(old) // 2]]
 )
 def test_d13_what_is_finished_and_cut_is_prepared_again(
-    elman_command, texts, whole, tmp_path, monkeypatch, name, spoil
+    elman, texts, whole, tmp_path, monkeypatch, name, spoil
 ):
     cache = in_cache(monkeypatch, tmp_path / "cache", copy_of=whole)
     manifest = prepare(texts).manifest
@@ -356,7 +349,7 @@ def test_d13_what_is_finished_and_cut_is_prepared_again(
     (folder / name).write_bytes(spoil((folder / name).read_bytes()))
     with pytest.raises(InputError, match=f"{name}.*; prepare .* again"):
         open_prepared(manifest)
-    outcome = elman_command(*arguments(texts))
+    outcome = elman(*arguments(texts))
     assert outcome.code == 0, outcome.err
     assert f"{name}: " in outcome.out.replace("\n", " ")
     assert "; prepared again" in outcome.out
@@ -364,7 +357,7 @@ def test_d13_what_is_finished_and_cut_is_prepared_again(
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_d12_a_token_beyond_the_vocabulary(elman_command, texts, whole, tmp_path, monkeypatch, name):
+def test_d12_a_token_beyond_the_vocabulary(elman, texts, whole, tmp_path, monkeypatch, name):
     cache = in_cache(monkeypatch, tmp_path / "cache", copy_of=whole)
     manifest = prepare(texts).manifest
     (folder,) = (cache / "prepared").iterdir()
@@ -374,7 +367,7 @@ def test_d12_a_token_beyond_the_vocabulary(elman_command, texts, whole, tmp_path
     for look in (lambda: open_prepared(manifest), lambda: verify_store(folder)):
         with pytest.raises(InputError, match=rf"{name}: token 300 in a vocabulary of 291"):
             look()
-    assert "token 300 in a vocabulary of 291; prepared again" in elman_command(*arguments(texts)).out
+    assert "token 300 in a vocabulary of 291; prepared again" in elman(*arguments(texts)).out
     assert content(cache) == content(whole)
 
 
@@ -388,7 +381,7 @@ def test_d13_tokens_of_the_other_byte_order(texts, whole, tmp_path, monkeypatch)
         open_prepared(manifest)
 
 
-def test_d11_tokens_of_another_tokenizer(elman_command, texts, whole, tmp_path, monkeypatch):
+def test_d11_tokens_of_another_tokenizer(elman, texts, whole, tmp_path, monkeypatch):
     cache = in_cache(monkeypatch, tmp_path / "cache", copy_of=whole)
     manifest = prepare(texts).manifest
     (folder,) = (cache / "prepared").iterdir()
@@ -398,7 +391,7 @@ def test_d11_tokens_of_another_tokenizer(elman_command, texts, whole, tmp_path, 
     for look in (lambda: open_prepared(manifest), lambda: verify_store(folder)):
         with pytest.raises(InputError, match=both):
             look()
-    assert manifest["tokenizer_sha256"][:12] in elman_command(*arguments(texts)).out
+    assert manifest["tokenizer_sha256"][:12] in elman(*arguments(texts)).out
     assert content(cache) == content(whole)
 
 
@@ -468,12 +461,12 @@ class ChangingDisk(WatchedDisk):
 
 @cases("change", CHANGES, "grows", "changes in its middle", "is emptied")
 @pytest.mark.parametrize("which", ["corpus", "valid"])
-def test_d16_a_text_that_changes_while_it_is_prepared(elman_command, texts, own_cache, which, change):
+def test_d16_a_text_that_changes_while_it_is_prepared(elman, texts, own_cache, which, change):
     config = replace(texts, **{which: shutil.copy(getattr(texts, which), f"{which}.txt")})
     small_shards(
         disk := ChangingDisk(Path(f"{which}.txt"), CHANGES[change], "prepare.vocabulary_before_record")
     )
-    outcome = elman_command(*arguments(config))
+    outcome = elman(*arguments(config))
     line = outcome.refuses(4, f"{which}.txt: ", "no text" if change == "is emptied" else "run it again")
     assert change == "is emptied" or "the text changed while it was being prepared" in line
     assert content(own_cache) == {} or change == "is emptied"
@@ -618,10 +611,9 @@ with join() as ranks:
 """
 
 
-def test_r05_processes_that_share_a_cache_or_have_their_own(texts, whole, tmp_path, full):
+@LATER
+def test_r05_processes_that_share_a_cache_or_have_their_own(texts, whole, tmp_path):
     """Real ones, as torchrun starts them on two machines."""
-    if not full:
-        pytest.skip("in the full sweep")
     caches = ["one", "one", "two"]
     given = {
         name: getattr(texts, name) for name in ("corpus", "valid", "documents", "tokenizer", "vocab_size")
@@ -644,7 +636,7 @@ def test_r05_processes_that_share_a_cache_or_have_their_own(texts, whole, tmp_pa
         assert content(tmp_path / cache) == content(whole)
 
 
-def test_d13_who_comes_second_waits_and_finds_it_ready(texts, whole, tmp_path, monkeypatch):
+def test_d23_who_comes_second_waits_and_finds_it_ready(texts, whole, tmp_path, monkeypatch):
     """While the first one puts the folder together, there is nothing left to take."""
     cache = in_cache(monkeypatch, tmp_path / "cache")
     second_waits = threading.Event()
@@ -695,7 +687,7 @@ def peak_bytes(characters: int, tokenizer) -> int:
         tracemalloc.stop()
 
 
-def test_d08_one_line_of_any_length_is_streamed(plain_surroundings, monkeypatch):
+def test_d08_one_line_of_any_length_is_streamed(monkeypatch):
     """Three times the text, without a line end, is no more memory."""
     monkeypatch.setattr(surveying, "SHARD_CHARACTERS", 100_000)
     monkeypatch.setattr(chunks, "BATCH_CHARACTERS", 50_000)
@@ -706,11 +698,10 @@ def test_d08_one_line_of_any_length_is_streamed(plain_surroundings, monkeypatch)
     assert long < 4_500_000 * 2  # its tokens alone
 
 
+@LATER
 @pytest.mark.parametrize("one_line", [True, False])
-def test_d08_a_corpus_larger_than_its_memory(plain_surroundings, tmp_path, full, one_line):
+def test_d08_a_corpus_larger_than_its_memory(tmp_path, one_line):
     """Resident memory as the system counts it; `large_corpus` does the same at any size."""
-    if not full:
-        pytest.skip("minutes: part of the full sweep")
     write_corpus(tmp_path / "corpus.txt", 120, one_line=one_line)
     documents = "" if one_line else "line"
     found = measure(tmp_path / "corpus.txt", tmp_path / "whole", documents=documents)
@@ -731,45 +722,62 @@ MONOTONOUS = {
 }
 
 
-@pytest.mark.parametrize("unit", ["file", "line", "paragraph"])
-@pytest.mark.parametrize("kind", ["byte", "char", "word", "bpe"])
-@pytest.mark.parametrize("text", MONOTONOUS)
-def test_d09_a_text_that_says_one_thing(plain_surroundings, monkeypatch, full, unit, kind, text):
-    """At this size, whatever took the square of it would not come to an end."""
+@pytest.fixture(
+    params=itertools.product(MONOTONOUS, ["byte", "char", "word", "bpe"], ["file", "line", "paragraph"]),
+    ids=", ".join,
+)
+def prepare_as_much(request, monkeypatch):
+    """Prepare that many characters, in one shard."""
+    text, kind, unit = request.param
     monkeypatch.setattr(surveying, "SHARD_CHARACTERS", 1 << 25)
     monkeypatch.setattr(chunks, "BATCH_CHARACTERS", 4_000_000)
-    size = 10_000_000 if full else 60_000
-    Path("text.txt").write_text(MONOTONOUS[text](size))
-    config = DataConfig(
-        corpus="text.txt", documents=None if unit == "file" else unit, tokenizer=kind, valid="0.3"
-    )
-    try:
-        prepared = prepare(config)
-    except InputError as error:  # of equal documents, none can be held out alone
-        assert "text left after the split" in str(error)
-        assert unit != "file"
-        return
-    total = sum(prepared.manifest[part]["characters"] for part in ("train", "valid"))
-    assert total <= len(MONOTONOUS[text](size))
-    assert unit != "file" or total == len(MONOTONOUS[text](size))
+    documents = None if unit == "file" else unit
+
+    def work(size: int) -> None:
+        written = Path("text.txt").write_text(MONOTONOUS[text](size))
+        config = DataConfig(corpus="text.txt", documents=documents, tokenizer=kind, valid="0.3")
+        try:
+            prepared = prepare(config)
+        except InputError as error:  # of equal documents, none can be held out alone
+            assert "text left after the split" in str(error)
+            assert unit != "file"
+            return
+        total = sum(prepared.manifest[part]["characters"] for part in ("train", "valid"))
+        assert total <= written
+        assert unit != "file" or total == written
+
+    return work
+
+
+def test_d09_four_times_a_text_that_says_one_thing_is_four_times_the_work(prepare_as_much, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 1000)
+    prepare_as_much(100)  # what is imported and remembered at first
+    few, many = (effort(lambda size=size: prepare_as_much(size)) for size in (1_000, 4_000))
+    assert many < 5 * few
+
+
+@LATER
+def test_d09_a_text_that_says_one_thing_comes_to_an_end(prepare_as_much):
+    """At this size, whatever took the square of it would not."""
+    prepare_as_much(10_000_000)
 
 
 @pytest.mark.parametrize("unit", ["file", "line", "paragraph"])
 @pytest.mark.parametrize("text", ["\n", " ", "\t\n \r\n"])
-def test_d09_nothing_but_white_space(elman_command, full, unit, text):
+def test_d09_nothing_but_white_space(elman, full, unit, text):
     Path("text.txt").write_text(text * (10_000_000 if full else 300_000))
     documents = [] if unit == "file" else ["--documents", unit]
-    elman_command("data", "prepare", "text.txt", *documents).refuses(4, "text.txt: no text in it")
+    elman("data", "prepare", "text.txt", *documents).refuses(4, "text.txt: no text in it")
 
 
 @pytest.mark.parametrize("model", ["elman", "ngram"])
-def test_d09_what_is_certain_costs_nothing_and_is_a_number(elman_command, model):
+def test_d09_what_is_certain_costs_nothing_and_is_a_number(elman, model):
     Path("text.txt").write_text("a" * 4000)
-    family = ["--model", "ngram"] if model == "ngram" else cli.SMALL
+    family = ["--model", "ngram"] if model == "ngram" else SMALL
     tokenizer = [] if "--tokenizer" in family else ["--tokenizer", "byte"]
-    outcome = elman_command("train", "text.txt", *family, *tokenizer, "--out", "run", "--json")
+    outcome = elman("train", "text.txt", *family, *tokenizer, "--out", "run", "--json")
     assert outcome.code == 0, outcome.err
-    scored = elman_command("eval", "run", "text.txt", "--json").document
+    scored = elman("eval", "run", "text.txt", "--json").document
     bits = [value for key, value in flat(scored) if key.endswith("bits_per_byte")]
     assert bits
     assert all(math.isfinite(value) and value >= 0 for value in bits)
@@ -789,15 +797,15 @@ def flat(document, name=""):
 # ---- the same text twice --------------------------------------------------------------------------------
 
 
-def test_d17_documents_in_both_parts_are_counted(elman_command, texts):
-    outcome = elman_command(*arguments(texts), "--json").document
+def test_d17_documents_in_both_parts_are_counted(elman, texts):
+    outcome = elman(*arguments(texts), "--json").document
     assert outcome["valid_documents_also_in_train"] == 3
-    table = elman_command(*arguments(texts)).out
+    table = elman(*arguments(texts)).out
     assert "held-out documents that also stand in the training text: 3" in table
 
 
-def test_d17_training_warns_of_the_share(elman_command, texts):
-    options = ["--valid", texts.corpus, "--documents", "line"]
-    outcome = elman_command("train", texts.corpus, *cli.SMALL, *options, "--out", "run")
+def test_d17_training_warns_of_the_share(elman, texts):
+    same = options(valid=texts.corpus, documents="line")
+    outcome = elman("train", texts.corpus, *SMALL, *same, "--out", "run")
     assert outcome.code == 0, outcome.err
     assert "warning: 40 held-out documents (100%) also stand in the training text" in outcome.err

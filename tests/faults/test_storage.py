@@ -149,7 +149,7 @@ except ResourceError as error:
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", child], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "File too large; free some space" in done.stdout
+    assert "File too large; raise the limit on the size of files (ulimit -f)" in done.stdout
     assert Run(base).newest() == 1
     assert Run(base).names == names_of(1)
 

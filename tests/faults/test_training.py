@@ -32,22 +32,16 @@ from elman.train.fit import make_loader
 from elman.train.lock import run_lock
 from elman.train.machine import seed_rank
 from elman.train.metrics import read_metrics
-from tests.faults.child import Nursery, at_call, at_step, both, on, part, send
+from tests.faults.child import at_call, at_step, both, on, part, send
 from tests.faults.disks import FailingDisk, KillingDisk, WatchedDisk
+from tests.faults.small_training import outcome, small
 from tests.faults.sweep import cases
-from tests.faults.test_kill_sweep import TEXT, options, outcome
+from tests.small_run import TEXT
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork, and no signals, on this system")
 
 kill = partial(send, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("nursery")
-    with Nursery(folder) as nursery:
-        yield nursery
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +63,7 @@ class Run:
 
     def __init__(self, nursery, folder: Path, **given) -> None:
         self.nursery, self.base, self.folder = nursery, folder, folder / "run"
-        self.settings = options(**given)
+        self.settings = small(**given)
         (folder / "text.txt").write_text(TEXT)
 
     def train(self, *, code: int = 0, **how):
@@ -690,7 +684,7 @@ def test_t19_a_tokenizer_that_changed_is_refused(nursery, alone, tmp_path):
     shutil.rmtree(first.folder)
     run = Run(nursery, tmp_path, tokenizer=tokenizer)
     run.train(fault=partial(at_step, 18, kill), code=-signal.SIGKILL)
-    run.call(["train", "text.txt", "--out", "other", *options(tokenizer="char")])
+    run.call(["train", "text.txt", "--out", "other", *small(tokenizer="char")])
     shutil.copy(tmp_path / "other" / "model" / "tokenizer.json", tokenizer)
     assert "the tokenizer is not that of the run" in run.resume(code=4).error
 
@@ -857,18 +851,18 @@ def test_t26_every_rank_draws_its_own_numbers():
     assert drawn[1, 0] == torch.randn(64).numpy().tobytes(), "the first is a process alone"
 
 
-def fail_in_my_callback() -> None:
-    raise KeyError("of the user's")
+def fail_unexpectedly() -> None:
+    raise KeyError("that nobody has thought of")
 
 
-def test_t27_an_exception_in_a_callback(run, alone):
+def test_t27_an_unexpected_exception_in_a_step(run, alone):
     ended = run.nursery.run(
         ["train", "text.txt", "--out", "run", *run.settings, "--debug"],
         folder=run.base,
-        fault=partial(at_step, 18, fail_in_my_callback),
+        fault=partial(at_step, 18, fail_unexpectedly),
     )
     assert ended.code == 1
-    assert "in fail_in_my_callback\n" in ended.err
+    assert "in fail_unexpectedly\n" in ended.err
     assert run.newest.step == 15
     run.resume()
     assert run.outcome == alone
@@ -1056,11 +1050,13 @@ def test_s01_training_ends_when_three_saves_fail(run, alone):
     assert run.outcome == alone
 
 
-@pytest.mark.parametrize("make", [Path.touch, Path.mkdir], ids=["file", "folder"])
-def test_s03_training_where_something_is_already(run, make):
+@pytest.mark.parametrize(
+    ("make", "told"), [(Path.touch, "run: is a file"), (Path.mkdir, "config.toml")], ids=["file", "folder"]
+)
+def test_s03_training_where_something_is_already(run, make, told):
     make(run.folder)
     assert "exists already" in run.train(code=4).error
-    assert "config.toml" in run.resume(code=4).error
+    assert told in run.resume(code=4).error
     assert run.folder.is_dir() == (make is Path.mkdir)
 
 

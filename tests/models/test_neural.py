@@ -151,7 +151,7 @@ def test_only_the_weights_from_state_to_state_are_thinned():
     model.cells[0] = recorder
     before = {name: parameter.detach().clone() for name, parameter in recorder.named_parameters()}
     for _ in range(2):
-        model(words(), (None, model.cells[1].initial_state(B)))
+        model(words(), ((), model.cells[1].initial_state(B)))
     first, second = recorder.calls  # one call a window, so one mask a window
     for name in ("weight_ih", "bias"):
         assert torch.equal(first[name], before[name])

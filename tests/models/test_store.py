@@ -12,13 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import elman.files
 from elman.config import ModelConfig
 from elman.data.tokenizer import train_tokenizer
-from elman.errors import ModelError
+from elman.errors import ModelError, StoppedError
+from elman.files import Disk
 from elman.models import store
 from elman.models.build import build, build_empty
 from elman.models.store import (
     CONFIG,
+    READINGS,
     SCHEMA,
     WEIGHTS,
     find_model,
@@ -36,6 +39,11 @@ SETTINGS = {"model": asdict(SHAPE), "vocab_size": VOCAB_SIZE, "name": "αβγ", 
 def expected():
     """What a model of SHAPE holds, without its memory."""
     return dict(build_empty(SHAPE, VOCAB_SIZE, PAD).named_parameters())
+
+
+def text_model() -> TextModel:
+    tokenizer = train_tokenizer("byte", iter(["text"]), vocab_size=None)
+    return TextModel(build(SHAPE, tokenizer.vocab_size, tokenizer.pad_id), tokenizer, SHAPE)
 
 
 @pytest.fixture
@@ -103,22 +111,124 @@ def test_writing_again_replaces_both_files(folder, tensors):
 
 def test_a_folder_with_settings_has_its_weights(tmp_path, tensors, monkeypatch):
     """The settings are written last, so a folder that was left half written is not taken for a model."""
-    write, written = store.write_atomically, []
 
-    def stop_after_one(path, payload):
-        if written:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        write(path, payload)
+    class StoppingDisk(Disk):
+        def rename(self, old, new):
+            if renamed:
+                raise KeyboardInterrupt
+            renamed.append(new.name)
+            super().rename(old, new)
 
-    monkeypatch.setattr(store, "write_atomically", stop_after_one)
+    renamed: list[str] = []
+    monkeypatch.setattr(elman.files, "disk", StoppingDisk())
     with pytest.raises(KeyboardInterrupt):
         write_model(tmp_path, SETTINGS, tensors)
-    assert written == [WEIGHTS]
+    assert renamed == [WEIGHTS]
+    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
     refuse(find_model, tmp_path)
 
 
-# Finding
+# What is replaced while it is read
+
+
+class Run:
+    """A run that saves its best model in a folder, which others open: model n is all n."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.model, self.readings = folder, text_model(), 0
+        self.save(0)
+
+    def save(self, number: int) -> None:
+        with torch.no_grad():
+            for parameter in self.model.model.parameters():
+                parameter.fill_(number)
+        self.model.save(self.folder, "# A model\n")
+
+    def on_each_reading(self, monkeypatch, name, act) -> None:
+        """Call `act` with the number of the reading, just before the file `name` is read."""
+
+        def watch(path, size):
+            if path.name == name:
+                self.readings += 1
+                act(self.readings)
+            return read(path, size)
+
+        read = store.read_at_most
+        monkeypatch.setattr(store, "read_at_most", watch)
+
+    def opened(self) -> float:
+        """The number of the model that is found, all of whose weights are of one save."""
+        (number,) = {value for p in load(self.folder).model.parameters() for value in p.flatten().tolist()}
+        return number
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(tmp_path / "model")
+
+
+@pytest.mark.parametrize("saves", [1, 5, READINGS])
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(run, monkeypatch, saves):
+    """Each time, both files are replaced between the reading of the one and of the other."""
+    run.on_each_reading(monkeypatch, WEIGHTS, lambda reading: reading > saves or run.save(reading))
+    assert run.opened() == saves
+    assert run.readings == saves + 1
+
+
+def test_a_model_that_is_opened_amid_a_save_waits_for_its_end(run, monkeypatch):
+    """Its weights are new and its settings old, and nothing changes while it is read."""
+
+    class PausingDisk(Disk):
+        def rename(self, old, new):
+            if new.name == CONFIG:
+                found.append(run.opened())
+            super().rename(old, new)
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:  # meanwhile, the other process goes on
+            (scratch,) = run.folder.glob(f".{CONFIG}.*")
+            (run.folder / CONFIG).write_bytes(scratch.read_bytes())
+
+    found: list[float] = []
+    waits: list[float] = []
+    monkeypatch.setattr(store.time, "sleep", wait)
+    monkeypatch.setattr(elman.files, "disk", PausingDisk())
+    run.save(1)
+    assert found == [1]
+    assert len(waits) == 3
+    assert run.opened() == 1
+
+
+def test_what_stays_as_it_is_is_read_once(run, monkeypatch):
+    (run.folder / WEIGHTS).write_bytes((run.folder / WEIGHTS).read_bytes()[:-1])
+    run.on_each_reading(monkeypatch, WEIGHTS, lambda reading: None)
+    assert "copy the whole model folder" in refuse(load, run.folder)
+    assert run.readings == 1
+
+
+def test_what_is_replaced_for_ever_and_what_a_killed_save_left_is_given_up(run, monkeypatch):
+    run.on_each_reading(monkeypatch, WEIGHTS, run.save)
+    assert "copy the whole model folder" in refuse(load, run.folder)
+    assert run.readings == READINGS + 1
+
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "PAUSE_SECONDS", 0.0)
+    (run.folder / f".{CONFIG}.12345").write_text("{")
+    (run.folder / WEIGHTS).write_bytes(b"")
+    refuse(load, run.folder)
+
+
+def test_a_signal_amid_the_reading_is_no_damage(folder, monkeypatch):
+    def interrupted(content):
+        raise StoppedError("stopped by SIGTERM; start again", 15)
+
+    monkeypatch.setattr(store.safetensors.torch, "load", interrupted)
+    with pytest.raises(StoppedError):
+        read_tensors(folder, expected())
+
+
+# What is no model
 
 
 def test_a_model_is_found_in_its_folder_and_in_the_folder_of_its_run(tmp_path, tensors):
@@ -237,9 +347,8 @@ def test_missing_and_foreign_tensors_are_refused_by_name(folder, tensors):
     refuse(read_tensors, folder, expected())
 
 
-@pytest.mark.parametrize(
-    "shape", [(16, 4, 1), (4, 16), (64,), (16, 5), (0, 4)], ids=str
-)  # the first three hold as many numbers
+# The first three hold as many numbers.
+@pytest.mark.parametrize("shape", [(16, 4, 1), (4, 16), (64,), (16, 5), (0, 4)], ids=str)
 def test_another_shape_is_refused(folder, tensors, shape):
     assert tensors["cells.1.weight_hh"].shape == (16, 4)
     rewrite(folder, tensors | {"cells.1.weight_hh": torch.zeros(shape)})
@@ -296,10 +405,8 @@ def test_more_than_the_settings_ask_for_is_not_read(folder):
 
 @pytest.fixture(scope="module")
 def text_model_folder(tmp_path_factory):
-    tokenizer = train_tokenizer("byte", iter(["text"]), vocab_size=None)
-    model = build(SHAPE, tokenizer.vocab_size, tokenizer.pad_id)
     folder = tmp_path_factory.mktemp("text_model")
-    TextModel(model, tokenizer, SHAPE).save(folder, "# A card\n")
+    text_model().save(folder, "# A card\n")
     return folder
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from elman.cells.norm import RMSNorm
@@ -20,6 +19,7 @@ from elman.evaluate.doctor import check_model
 from elman.models.base import LanguageModel, detach, map_state, select_rows
 from elman.models.transformer import TransformerLanguageModel, TransformerState
 from tests.compare import assert_equal_to
+from tests.largest_tensor import LargestTensor
 
 VOCAB_SIZE, PAD = 11, 2
 B, T = 3, 13
@@ -378,18 +378,6 @@ def test_a_state_is_a_value():
 
 
 # Memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers how many numbers the largest tensor made inside the context has."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        sizes = [part.numel() for part in tree_leaves(result) if isinstance(part, Tensor)]
-        self.elements = max(self.elements, *sizes, 0)
-        return result
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -1,12 +1,15 @@
 """minGRU and minLSTM step by step: the fast paths against their definitions."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from elman import ops
 from elman.ops import reference
-from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
-from tests.ops.test_lstm import every_reset, every_shape, make_resets
+from tests.compare import assert_equal_to, assert_errs_no_more, assert_same_function, pull_back
+from tests.ops.recurrences import every_shape
+from tests.ops.resets import every_reset, make_resets
 
 OPS = {"mingru": (ops.mingru, reference.mingru, 2), "minlstm": (ops.minlstm, reference.minlstm, 3)}
 
@@ -23,40 +26,24 @@ def make(name, shape, dtype=torch.float64):
     ]
 
 
+def both(name, reset):
+    """The fast path and the definition."""
+    return [partial(op, reset_BT=reset) for op in OPS[name][:2]]
+
+
 @every_op
 @every_shape
 @every_reset
 def test_the_fast_path_equals_the_definition(name, shape, resets):
-    op, definition, _ = OPS[name]
-    inputs, reset = make(name, shape), make_resets(resets, *shape[:2])
-    expected, gradients, cotangents = pull_back(lambda *given: definition(*given, reset), inputs)
-    found, fast, _ = pull_back(lambda *given: op(*given, reset), inputs, cotangents)
-    assert_equal_to(found, expected, 1e-10)
-    assert_equal_to(fast, gradients, 1e-10)
+    assert_same_function(*both(name, make_resets(resets, *shape[:2])), make(name, shape), 1e-10)
 
 
 @every_op
 @every_shape
 @every_reset
 def test_in_float32_the_fast_path_errs_no_more_than_the_definition(name, shape, resets):
-    op, definition, _ = OPS[name]
-    inputs, reset = make(name, shape, torch.float32), make_resets(resets, *shape[:2])
-    eager, eager_gradients, cotangents = pull_back(lambda *given: definition(*given, reset), inputs)
-    exact, exact_gradients, _ = pull_back(
-        lambda *given: definition(*given, reset),
-        [tensor.double() for tensor in inputs],
-        [c.double() for c in cotangents],
-    )
-    fast, fast_gradients, _ = pull_back(lambda *given: op(*given, reset), inputs, cotangents)
-    names = ["outputs", "h", "d x", "d W", "d b", "d h"]
-    for what, *three in zip(
-        names,
-        [*fast, *fast_gradients],
-        [*eager, *eager_gradients],
-        [*exact, *exact_gradients],
-        strict=True,
-    ):
-        assert_no_worse_than_eager(*three, what)
+    inputs, names = make(name, shape, torch.float32), ["outputs", "h", "d x", "d W", "d b", "d h"]
+    assert_errs_no_more(*both(name, make_resets(resets, *shape[:2])), inputs, names)
 
 
 @every_op

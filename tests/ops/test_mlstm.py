@@ -5,13 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from elman import ops
 from elman.errors import ConfigError
 from elman.ops import reference
 from tests.compare import assert_equal_to, pull_back
+from tests.largest_tensor import LargestTensor
 from tests.ops.resets import every_reset, make_resets
 
 # Axes: B batch, T time, N heads, D width of a head.
@@ -211,22 +210,11 @@ def test_a_state_dropped_at_once_leaves_no_trace_in_gradients(form):
 @pytest.mark.parametrize(("form", "bounded"), [("chunkwise", True), ("parallel", False)])
 def test_chunks_bound_the_memory(form, bounded):
     steps = 512
-
-    class Largest(TorchDispatchMode):
-        size = 0
-
-        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-            result = function(*arguments, **(keywords or {}))
-            self.size = max(
-                [self.size, *(part.numel() for part in tree_leaves(result) if isinstance(part, torch.Tensor))]
-            )
-            return result
-
     inputs = [x.requires_grad_() for x in make((1, steps, 1, 2))]
-    with Largest() as largest:
+    with LargestTensor() as largest:
         outputs, *_ = ops.mlstm(*inputs, form=form)
         outputs.sum().backward()
-    assert (largest.size < steps * steps / 4) is bounded
+    assert (largest.elements < steps * steps / 4) is bounded
 
 
 def test_an_unknown_form_is_refused():

@@ -1,6 +1,7 @@
 """The gated sum, all steps at once: against its definition, whatever the gates, the state and the length."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elman import ops
 from elman.ops import reference
-from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
-from tests.ops.test_lstm import SHAPES, every_reset, make_resets
+from tests.compare import assert_equal_to, assert_errs_no_more, assert_same_function, pull_back
+from tests.ops.recurrences import SHAPES
+from tests.ops.resets import every_reset, make_resets
 
 every_shape = pytest.mark.parametrize("shape", [*SHAPES, (2, 64, 3), (1, 127, 2)], ids=str)
 
@@ -31,33 +33,22 @@ def make(shape, dtype=torch.float64):
     ]
 
 
+def both(reset):
+    """All steps at once, and the definition."""
+    return [partial(module.parallel_scan, reset_BT=reset) for module in (ops, reference)]
+
+
 @every_shape
 @every_reset
 def test_all_steps_at_once_equal_the_definition(shape, resets):
-    inputs, reset = make(shape), make_resets(resets, *shape[:2])
-    expected, gradients, cotangents = pull_back(lambda *given: reference.parallel_scan(*given, reset), inputs)
-    found, fast, _ = pull_back(lambda *given: ops.parallel_scan(*given, reset), inputs, cotangents)
-    assert_equal_to(found, expected)
-    assert_equal_to(fast, gradients)
+    assert_same_function(*both(make_resets(resets, *shape[:2])), make(shape))
 
 
 @every_shape
 @every_reset
 def test_in_float32_it_errs_no_more_than_the_definition(shape, resets):
-    inputs, reset = make(shape, torch.float32), make_resets(resets, *shape[:2])
-    eager, eager_gradients, cotangents = pull_back(
-        lambda *given: reference.parallel_scan(*given, reset), inputs
-    )
-    exact, exact_gradients, _ = pull_back(
-        lambda *given: reference.parallel_scan(*given, reset),
-        [tensor.double() for tensor in inputs],
-        [c.double() for c in cotangents],
-    )
-    fast, fast_gradients, _ = pull_back(lambda *given: ops.parallel_scan(*given, reset), inputs, cotangents)
-    for three in zip(
-        [*fast, *fast_gradients], [*eager, *eager_gradients], [*exact, *exact_gradients], strict=True
-    ):
-        assert_no_worse_than_eager(*three)
+    inputs, names = make(shape, torch.float32), ["outputs", "h", "d log a", "d b", "d h"]
+    assert_errs_no_more(*both(make_resets(resets, *shape[:2])), inputs, names)
 
 
 @every_reset

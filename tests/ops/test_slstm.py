@@ -1,12 +1,14 @@
 """The sLSTM recurrence: the fast path against its definition, and that against the recurrence without logarithms."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from elman import ops
 from elman.ops import reference
 from elman.ops.reference import LOG_OF_NOTHING
-from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
+from tests.compare import assert_equal_to, assert_errs_no_more, assert_same_function, pull_back
 from tests.ops.resets import every_reset, make_resets
 
 # Axes: B batch, T time, N heads, D width of a head, H = N D.
@@ -63,30 +65,21 @@ def test_the_definition_is_the_recurrence_of_the_paper(size, start, resets):
     assert all(part.isfinite().all() for part in ops.slstm(*narrow, reset))
 
 
+def both(reset):
+    """The fast path and the definition."""
+    return [partial(module.slstm, reset_BT=reset) for module in (ops, reference)]
+
+
 @every_shape
 @every_reset
 def test_the_fast_path_equals_the_definition(shape, resets):
-    inputs, reset = make(shape), make_resets(resets, *shape[:2])
-    expected, gradients, cotangents = pull_back(lambda *given: reference.slstm(*given, reset), inputs)
-    found, fast, _ = pull_back(lambda *given: ops.slstm(*given, reset), inputs, cotangents)
-    assert_equal_to(found, expected, 1e-12)
-    assert_equal_to(fast, gradients, 1e-12)
+    assert_same_function(*both(make_resets(resets, *shape[:2])), make(shape), 1e-12)
 
 
 @every_shape
 @every_reset
 def test_in_float32_the_fast_path_errs_no_more_than_the_definition(shape, resets):
-    inputs, reset = make(shape, torch.float32), make_resets(resets, *shape[:2])
-    eager, eager_gradients, cotangents = pull_back(lambda *given: reference.slstm(*given, reset), inputs)
-    wide = [tensor.double() for tensor in inputs]
-    exact, exact_gradients, _ = pull_back(
-        lambda *given: reference.slstm(*given, reset), wide, [c.double() for c in cotangents]
-    )
-    fast, fast_gradients, _ = pull_back(lambda *given: ops.slstm(*given, reset), inputs, cotangents)
-    for name, *three in zip(
-        NAMES, [*fast, *fast_gradients], [*eager, *eager_gradients], [*exact, *exact_gradients], strict=True
-    ):
-        assert_no_worse_than_eager(*three, name)
+    assert_errs_no_more(*both(make_resets(resets, *shape[:2])), make(shape, torch.float32), NAMES)
 
 
 @every_reset

@@ -1,5 +1,6 @@
 """The vendor's recurrences against the definitions. Torch runs the same functions on a CPU, in float64 too."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -8,49 +9,32 @@ import torch
 from elman import ops
 from elman.ops import reference, vendor
 from elman.ops.sequence import dropped_rows
-from tests.compare import assert_equal_to, assert_no_worse_than_eager, pull_back
-from tests.ops import test_elman, test_gru, test_lstm
+from tests.compare import assert_equal_to, assert_errs_no_more, assert_same_function, pull_back
+from tests.ops.recurrences import RECURRENCES, every_recurrence, every_shape
 from tests.ops.resets import every_reset, make_resets
-from tests.ops.test_lstm import every_shape
 
-OPS = {
-    "elman": (vendor.elman, reference.elman, test_elman.make),
-    "gru": (vendor.gru, reference.gru, test_gru.make),
-    "lstm": (vendor.lstm, reference.lstm, test_lstm.make),
-}
 FLOAT, LOW = torch.float32, torch.bfloat16
 
-every_op = pytest.mark.parametrize("name", OPS)
+
+def both(name, reset, steps):
+    """The vendor's recurrence and the definition."""
+    fast = partial(getattr(vendor, name), dropped=dropped_rows(reset, steps))
+    return fast, partial(getattr(reference, name), reset_BT=reset)
 
 
-@every_op
+@every_recurrence
 @every_shape
 @every_reset
 def test_values_gradients_and_carried_state_are_those_of_the_definition(name, shape, resets):
-    op, definition, make = OPS[name]
-    inputs, reset = make(shape), make_resets(resets, *shape[:2])
-    expected, gradients, cotangents = pull_back(lambda *given: definition(*given, reset), inputs)
-    found, fast, _ = pull_back(lambda *given: op(*given, dropped_rows(reset, shape[1])), inputs, cotangents)
-    assert_equal_to(found, expected, 1e-10)
-    assert_equal_to(fast, gradients, 1e-10)
+    fast, definition = both(name, make_resets(resets, *shape[:2]), shape[1])
+    assert_same_function(fast, definition, RECURRENCES[name].make(shape), 1e-10)
 
 
 @every_reset
 def test_in_float32_the_library_errs_no_more_than_the_definition(resets):
-    inputs, reset = test_lstm.make((3, 40, 17), FLOAT), make_resets(resets, 3, 40)
-    eager, eager_gradients, cotangents = pull_back(lambda *given: reference.lstm(*given, reset), inputs)
-    exact, exact_gradients, _ = pull_back(
-        lambda *given: reference.lstm(*given, reset),
-        [tensor.double() for tensor in inputs],
-        [c.double() for c in cotangents],
-    )
-    fast, fast_gradients, _ = pull_back(
-        lambda *given: vendor.lstm(*given, dropped_rows(reset, 40)), inputs, cotangents
-    )
-    for three in zip(
-        [*fast, *fast_gradients], [*eager, *eager_gradients], [*exact, *exact_gradients], strict=True
-    ):
-        assert_no_worse_than_eager(*three)
+    lstm = RECURRENCES["lstm"]
+    fast, definition = both("lstm", make_resets(resets, 3, 40), 40)
+    assert_errs_no_more(fast, definition, lstm.make((3, 40, 17), FLOAT), lstm.names)
 
 
 def test_weights_side_by_side_are_the_same_weights_in_one_block():
@@ -63,15 +47,14 @@ def test_weights_side_by_side_are_the_same_weights_in_one_block():
         assert left.data_ptr() + left.nbytes == right.data_ptr()
 
 
-@every_op
+@every_recurrence
 def test_a_sequence_is_cut_only_where_a_row_is_dropped_after_its_first_step(name, monkeypatch):
-    op, _, make = OPS[name]
     kind = {"elman": "rnn_tanh"}.get(name, name)
     lengths, original = [], getattr(torch, kind)
     monkeypatch.setattr(torch, kind, lambda *given: (lengths.append(given[0].shape[1]), original(*given))[1])
     reset = torch.zeros(2, 9, dtype=torch.bool)
     reset[0, 0] = reset[1, 4] = reset[0, 7] = True
-    op(*make((2, 9, 3)), dropped_rows(reset, 9))
+    getattr(vendor, name)(*RECURRENCES[name].make((2, 9, 3)), dropped_rows(reset, 9))
     assert lengths == [4, 3, 2]
 
 
@@ -110,12 +93,11 @@ def test_the_choice(name, state, products, steps, cuts, wanted, monkeypatch):
     assert vendor.resolve_backend(name, state, products, dropped) == elsewhere
 
 
-@every_op
+@every_recurrence
 @every_reset
 def test_the_backend_that_is_resolved_is_the_one_that_runs(name, resets, monkeypatch):
-    (_, definition, make), ran = OPS[name], []
-    inputs, reset = make((2, 9, 5)), make_resets(resets, 2, 9)
-    original = getattr(vendor, name)
+    inputs, reset = RECURRENCES[name].make((2, 9, 5)), make_resets(resets, 2, 9)
+    definition, original, ran = getattr(reference, name), getattr(vendor, name), []
     monkeypatch.setattr(vendor, name, lambda *given: (ran.append(name), original(*given))[1])
     monkeypatch.setattr(vendor, "resolve_backend", lambda *given: "loop")
     assert_equal_to(getattr(ops, name)(*inputs, reset), definition(*inputs, reset), 1e-10)

@@ -175,5 +175,5 @@ def test_the_clock_of_the_first_rank_counts(clock):
         def broadcast(self, value):
             return json.loads(json.dumps([0.5, True]))
 
-    budget = Budget(TrainingConfig(max_time=10.0), 1, clock, Ranks(1, 2, Link()))
+    budget = Budget(TrainingConfig(max_time=10.0), 1, clock, Ranks(1, 2, _link=Link()))
     assert budget.look(1) == (0.5, True)

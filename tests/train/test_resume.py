@@ -3,14 +3,16 @@
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from elman.config import BUDGETS, SECTIONS, RunConfig
-from elman.errors import ConfigError, InputError
+from elman.errors import ConfigError, InputError, ModelError
 from elman.settings import resolve, to_dict, to_toml
+from elman.train.checkpoint import Checkpoint
 from elman.train.resume import (
     CHANGEABLE,
     Earlier,
@@ -20,6 +22,7 @@ from elman.train.resume import (
     machines,
     open_run,
     recorded_dtype,
+    require_place,
     require_same_data,
     require_same_machine,
     with_precision,
@@ -28,6 +31,7 @@ from elman.train.resume import (
 CONFIG = resolve(overrides={"corpus": "a.txt", "tokenizer": "bpe", "vocab_size": 300, "max_steps": 20})
 
 ENVIRONMENT = {
+    "elman": "0.1.0",
     "python": "3.11.7",
     "platform": "Linux",
     "processor": "x86_64",
@@ -72,11 +76,14 @@ def test_a_run_is_opened_as_it_was_left(tmp_path, finished, environment):
 def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(InputError, match=r"gone: no such run folder; .*: elman train --out .*gone"):
         open_run(tmp_path / "gone")
-    with pytest.raises(InputError, match="is no run folder: it has no config.toml; .*: elman train --out"):
+    with pytest.raises(InputError, match="is not the folder of a run: it has no config.toml; give another$"):
         open_run(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="file: is no run folder"):
+    with pytest.raises(InputError, match="file: is a file, not the folder of a run"):
         open_run(tmp_path / "file")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match="run: its config.toml is missing; put it back to go on"):
+        open_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_what_is_no_run_is_said(tmp_path):
 def test_a_damaged_environment_is_one_line(tmp_path, content):
     folder = leave(tmp_path / "run")
     (folder / "environment.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"environment.json: .*; start a new run") as caught:
+    with pytest.raises(InputError, match=r"environment.json: .*; set it aside to go on without it") as caught:
         open_run(folder)
     assert "\n" not in str(caught.value)
 
@@ -194,7 +201,7 @@ SETTINGS = [(section, name) for section, fields in OTHER.items() for name in fie
 LATER = {
     *("corpus", "learning_rate", "weight_decay", "warmup", "schedule", "clip_norm"),
     *("max_time", "max_steps", "epochs", "accumulate", "checkpoint_seconds", "checkpoints_kept"),
-    *("validations", "valid_tokens", "yardstick_order", "device", "precision", "tensorboard"),
+    *("validations", "yardstick_order", "device", "precision", "tensorboard"),
 }
 """What may be changed in a run; the rest would make another run of it. Where `valid` lies may be, but no fraction."""
 
@@ -281,29 +288,81 @@ def test_a_name_that_is_none_is_refused():
 )
 def test_another_text_or_tokenizer_is_refused_with_both_sums(key, what):
     manifest = ENVIRONMENT["data"] | {"notes": []}
-    require_same_data(earlier(), manifest)
-    with pytest.raises(InputError, match=f"run: the {what} is not that of the run: ") as caught:
-        require_same_data(earlier(), manifest | {key: "e" * 64})
-    assert "e" * 16 in str(caught.value)
-    assert ENVIRONMENT["data"][key][:16] in str(caught.value)
+    start = Checkpoint(
+        Path("run/checkpoints/step-00000001"), 1, {}, ENVIRONMENT["data"] | {"torch": "2.13.0"}
+    )
+    for known in ((earlier(), None), (earlier(environment=None), start), (earlier(), start)):
+        require_same_data(*known, manifest)
+        with pytest.raises(InputError, match=f"run: the {what} is not that of the run: ") as caught:
+            require_same_data(*known, manifest | {key: "e" * 64})
+        assert "e" * 16 in str(caught.value)
+        assert ENVIRONMENT["data"][key][:16] in str(caught.value)
+
+
+def test_the_checkpoint_is_believed_before_what_lies_beside_it():
+    now = ENVIRONMENT["data"] | {"content_sha256": "e" * 64}
+    edited = earlier(environment=ENVIRONMENT | {"data": now})
+    start = Checkpoint(Path("run/checkpoints/step-00000001"), 1, {}, ENVIRONMENT["data"])
+    require_same_data(edited, None, now)
+    with pytest.raises(InputError, match="the text is not that of the run"):
+        require_same_data(edited, start, now)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_has_come_further_does_not_begin_again(tmp_path, finished):
+    folder = leave(tmp_path / "run", finished=finished)
+    run = open_run(folder)
+    start = Checkpoint(tmp_path / "checkpoints" / "step-00000001", 1, {}, {})
+    require_place(run, start)
+    if finished:
+        with pytest.raises(
+            ModelError, match="none of its checkpoints is left .*: elman train --config .* --out NEW"
+        ):
+            require_place(run, None)
+    else:
+        require_place(run, None)
+        (folder / "metrics.jsonl").write_text("")
+        require_place(run, None)
+    (folder / "metrics.jsonl").write_text("{}\n")
+    require_place(run, start)
+    with pytest.raises(ModelError, match="none of its checkpoints is left"):
+        require_place(run, None)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "may"),
+    [
+        ("a/tokenizer.json", "b/tokenizer.json", True),
+        ("somebody/gpt", "b/tokenizer.json", True),
+        ("bpe", "b/tokenizer.json", False),
+        ("b/tokenizer.json", "word", False),
+    ],
+)
+def test_a_tokenizer_may_lie_elsewhere_but_be_no_other_kind(then, now, may):
+    config = resolve(overrides={"corpus": "a.txt", "tokenizer": then, "max_steps": 20})
+    if may:
+        assert change(earlier(config=config), {"tokenizer": now})[1] == {"data.tokenizer": (then, now)}
+    else:
+        with pytest.raises(ConfigError, match="data.tokenizer"):
+            change(earlier(config=config), {"tokenizer": now})
 
 
 def test_a_text_held_out_of_the_corpus_is_not_one_of_its_own():
     manifest = ENVIRONMENT["data"] | {"valid_sha256": None}
-    require_same_data(earlier(environment=ENVIRONMENT | {"data": manifest}), manifest)
+    require_same_data(earlier(environment=ENVIRONMENT | {"data": manifest}), None, manifest)
     with pytest.raises(InputError, match="held-out text .*: SHA-256 none here, aaaaaaaaaaaaaaaa... there"):
-        require_same_data(earlier(), manifest)
+        require_same_data(earlier(), None, manifest)
 
 
 def test_a_run_that_had_no_text_yet_takes_any():
-    require_same_data(earlier(environment=None), ENVIRONMENT["data"])
+    require_same_data(earlier(environment=None), None, ENVIRONMENT["data"])
     assert differences(earlier(environment=None), ENVIRONMENT) == ""
 
 
 def with_fact(name: str, value):
     changed = copy.deepcopy(ENVIRONMENT)
-    if name == "torch":
-        changed["packages"]["torch"] = value
+    if name in changed["packages"]:
+        changed["packages"][name] = value
     elif name in changed["choices"]:
         changed["choices"][name] = value
     else:
@@ -315,7 +374,10 @@ def fact(name: str):
     return {**ENVIRONMENT, **ENVIRONMENT["packages"], **ENVIRONMENT["choices"]}[name]
 
 
-MATTERS = ("torch", "threads", "device", "product_dtype", "instructions", "ranks", "loss", "recurrence")
+MATTERS = (
+    *("elman", "torch", "numpy", "processor", "threads", "device", "product_dtype", "instructions", "ranks"),
+    *("loss", "recurrence"),
+)
 
 
 @pytest.mark.parametrize("name", MATTERS)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -16,7 +17,7 @@ import torch
 from elman import files
 from elman.config import PRESETS
 from elman.data.prepare import prepare
-from elman.errors import ConfigError, DivergedError, InputError, ResourceError, StoppedError
+from elman.errors import ConfigError, DivergedError, InputError, ModelError, ResourceError, StoppedError
 from elman.models.neural import NeuralLanguageModel
 from elman.settings import from_toml, resolve
 from elman.text_model import TextModel, load
@@ -29,23 +30,12 @@ from elman.train.row_adamw import RowAdamW
 from elman.train.run import resume_training, run_training
 from elman.train.signals import Signals
 from elman.train.step import EagerStep
+from elman.train.verify import verify_run
 from elman.train.watcher import Watcher
+from tests.small_run import SMALL, TEXT
 from tests.switches import torch_as_before  # noqa: F401 - autouse
 
-TEXT = "".join(f"line {i} of a small text, {i * i} and so on\n" for i in range(120))
-
-SMALL = {
-    "hidden_size": 8,
-    "embedding_dim": 6,
-    "batch_size": 3,
-    "bptt": 9,
-    "max_steps": 6,
-    "validations": 3,
-    "tokenizer": "byte",
-    "documents": "line",
-    "device": "cpu",
-    "precision": "float32",
-}
+SETTINGS = SMALL | {"max_steps": 6, "validations": 3}
 
 RESULT_KEYS = {
     *("schema", "run", "model", "preset", "steps", "tokens", "seconds", "tokens_per_second", "parameters"),
@@ -72,7 +62,7 @@ def texts(tmp_path_factory):
 
 def settings(texts, **given):
     preset = given.pop("preset", "default")
-    return resolve(preset, overrides={"corpus": texts / "text.txt", **SMALL, **given})
+    return resolve(preset, overrides={"corpus": texts / "text.txt", **SETTINGS, **given})
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +327,7 @@ def test_rows_are_brought_up_to_date_before_they_are_scored_or_saved(texts, tmp_
     real = RowAdamW.catch_up
     monkeypatch.setattr(RowAdamW, "catch_up", lambda self: settled.append(real(self)))
     run_training(settings(texts, row_sparse=True), tmp_path / "run", quiet=True)
-    assert len(settled) == SMALL["validations"]
+    assert len(settled) == SETTINGS["validations"]
 
 
 # ---- what cannot be run -----------------------------------------------------------------------------------
@@ -518,6 +508,97 @@ def test_what_makes_another_run_of_it_is_refused_and_nothing_changes(texts, tmp_
     with pytest.raises(InputError, match="the text is not that of the run: SHA-256 .* here, .* there"):
         resume_training(tmp_path / "run", {"corpus": tmp_path / "other.txt", "max_steps": 12}, quiet=True)
     assert files == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def all_files(run) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_budget_that_is_used_up_leaves_a_finished_run_as_it_is(texts, tmp_path):
+    first = run_training(settings(texts), tmp_path / "run", quiet=True)
+    before, said = all_files(tmp_path / "run"), []
+    assert resume_training(tmp_path / "run", {"max_steps": 5}, say=said.append, quiet=True) == first
+    assert "nothing to do" in said[0]
+    assert all_files(tmp_path / "run") == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(texts, tmp_path):
+    run_training(settings(texts), tmp_path / "run", quiet=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = all_files(tmp_path / "run")
+    with pytest.raises(ModelError, match="none of its checkpoints is left to go on from; .*--config .*--out"):
+        resume_training(tmp_path / "run", {"max_steps": 12}, quiet=True)
+    assert all_files(tmp_path / "run") == before
+
+
+def edit(run, old: str, new: str) -> None:
+    path = run / "config.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("seed = 0", "seed = 3"), ("bptt = 9", "bptt = 8"), ("batch_size = 3", "batch_size = 6")]
+)
+def test_settings_that_were_edited_are_refused_as_those_that_are_given(texts, tmp_path, old, new):
+    run_training(settings(texts), tmp_path / "run", quiet=True)
+    edit(tmp_path / "run", old, new)
+    before = all_files(tmp_path / "run")
+    name, then, now = old.partition(" ")[0], old.rpartition(" ")[2], new.rpartition(" ")[2]
+    with pytest.raises(ConfigError, match=rf"training.{name} \({then} in the run, {now} given\)"):
+        resume_training(tmp_path / "run", {"max_steps": 12}, quiet=True)
+    assert all_files(tmp_path / "run") == before
+    assert {check.what: check.sound for check in verify_run(tmp_path / "run").checks}["settings"] is False
+
+
+def test_what_may_be_changed_may_be_edited_and_is_remembered(texts, tmp_path):
+    run_training(settings(texts), tmp_path / "run", quiet=True)
+    edit(tmp_path / "run", "clip_norm = 1.0", "clip_norm = 0.5")
+    resume_training(tmp_path / "run", {"max_steps": 12}, quiet=True)
+    (event,) = read_metrics(tmp_path / "run" / "events.jsonl")
+    assert event["changes"] == {"training.max_steps": [6, 12], "optimizer.clip_norm": [1.0, 0.5]}
+    assert verify_run(tmp_path / "run").sound
+
+
+def test_without_the_record_of_the_environment_the_text_is_compared_all_the_same(texts, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    run_training(settings(texts, corpus=text), tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "environment.json").unlink()
+    text.write_text(TEXT.replace("line 7", "line 8"))
+    with pytest.raises(InputError, match="the text is not that of the run"):
+        resume_training(tmp_path / "run", {"max_steps": 12}, quiet=True)
+    text.write_text(TEXT)
+    assert resume_training(tmp_path / "run", {"max_steps": 12}, quiet=True).steps == 12
+
+
+def test_what_is_rescued_from_a_folder_that_was_removed_has_its_records(texts, tmp_path, monkeypatch):
+    name = "\N{GREEK SMALL LETTER ALPHA}" * 127  # as long as a name may be
+    run_training(settings(texts), tmp_path / "whole", quiet=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def remove(self, result):
+        if result.step == 4:
+            shutil.rmtree(tmp_path / name)
+        return real(self, result)
+
+    real = Watcher.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Watcher, "__call__", remove)
+        with pytest.raises(InputError, match="what it learnt is kept") as error:
+            run_training(settings(texts), tmp_path / name, quiet=True)
+    kept = Path(shlex.split(str(error.value))[-1])
+    resume_training(kept, quiet=True)
+    assert read_run(kept)["records"] == read_run(tmp_path / "whole")["records"]
+    assert verify_run(kept).sound
+
+
+def test_a_state_without_elements_is_kept(texts, tmp_path):
+    """A Transformer that sees one token has a cache of no places."""
+    given = {"family": "transformer", "context": 1, "num_heads": 2, "checkpoint_seconds": 0}
+    run_training(settings(texts, **given), tmp_path / "run", quiet=True)
+    assert resume_training(tmp_path / "run", {"max_steps": 9}, quiet=True).steps == 9
 
 
 def test_a_text_may_lie_elsewhere(texts, tmp_path):

@@ -277,7 +277,7 @@ def take_on(size: int, training: Training, generators: list[torch.Tensor]) -> di
 
     def part(rank):
         torch.set_rng_state(generators[rank])
-        ranks = Ranks(rank, size, link)
+        ranks = Ranks(rank, size, _link=link)
         return dataclasses.replace(training, state=select_rows(training.state, ranks.share(STREAMS))), ranks
 
     for rank in range(size):

@@ -1,12 +1,14 @@
 """A step learns and leaves alone what is not finite."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from elman.data.batches import DocumentLoader
 from elman.ops.proposal import Proposal
 from elman.train import step as stepping
-from elman.train.step import EagerStep
+from elman.train.step import EagerStep, sum_of_ranks
 from tests.train.trainee import PAD, STORE, VOCAB, given, streams, trainee, weights
 
 
@@ -99,3 +101,33 @@ def test_on_an_accelerator_the_optimizer_leaves_out_what_is_not_finite(monkeypat
     bad = good._replace(targets_counted=torch.tensor(0.0))  # a loss, and a gradient, that is infinite
     assert not torch.isfinite(step(bad, model.initial_state(3)).gradient_norm)
     assert all(map(torch.equal, weights(model), moved))
+
+
+# ---- several ranks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exchange(monkeypatch) -> torch.futures.Future:
+    """What comes of the exchange of gradients between three ranks; all others send as many tens as their number."""
+    future: torch.futures.Future = torch.futures.Future()
+
+    def all_gather(of_all, mine, *, async_op):
+        for rank, tensor in enumerate(of_all):
+            tensor.copy_(10.0 * rank if rank else mine)
+        return SimpleNamespace(get_future=lambda: future)
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    return future
+
+
+def test_gradients_of_all_ranks_are_added(exchange):
+    exchange.set_result([])
+    bucket = SimpleNamespace(buffer=lambda: torch.tensor([1.0, 2.0]))
+    assert sum_of_ranks(None, bucket).wait().tolist() == [31.0, 32.0]
+
+
+def test_an_exchange_that_failed_gives_no_gradient(exchange):
+    exchange.set_exception(RuntimeError("Application timeout caused pair closure"))
+    with pytest.raises(RuntimeError, match="pair closure"):
+        sum_of_ranks(None, SimpleNamespace(buffer=lambda: torch.ones(2))).wait()

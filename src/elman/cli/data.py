@@ -86,7 +86,7 @@ def inspect_command(
     import numpy as np
 
     from elman.data.corpora import open_corpus
-    from elman.data.prepare import survey_corpus
+    from elman.data.survey import survey_corpus
 
     source = open_corpus(corpus, **asdict(reading))
     survey = survey_corpus(source)
@@ -148,7 +148,7 @@ def tokenizer_command(
     DataConfig(tokenizer=kind, vocab_size=vocab_size)  # has the ranges
 
     from elman.data.corpora import open_corpus
-    from elman.data.prepare import survey_corpus
+    from elman.data.survey import survey_corpus
     from elman.data.tokenizer import suit_vocabulary, train_tokenizer
     from elman.files import write_atomically
 
@@ -194,7 +194,7 @@ def duplicates_command(
     import numpy as np
 
     from elman.data.corpora import open_corpus
-    from elman.data.prepare import survey_corpus
+    from elman.data.survey import survey_corpus
 
     if first == second == "-":
         raise InputError("standard input can be read once; give a file for FIRST or for SECOND")
@@ -204,6 +204,7 @@ def duplicates_command(
     if json:
         print_json({"schema": "elman.duplicates/1", "documents": total, "also_in_first": shared})
     else:
-        line = f"{shared:,} of {total:,} documents of {second} ({shared / total:.1%}) also stand in {first}"
+        counted = f"{shared:,} of {total:,} document{'s' * (total != 1)} of {second}"
+        line = f"{counted} ({shared / total:.1%}) also stand in {first}"
         print(visible_line(line))
     return 0

@@ -73,7 +73,6 @@ def check_environment() -> "list[Check]":
             1e-9,
             f"loss against its definition, torch {torch.__version__}",
         ),
-        Check("threads", float(torch.get_num_threads() < 1), 0, f"{torch.get_num_threads()} threads"),
         Check("cache", float(free < 0.1), 0, f"{free:.1f} GiB free at {existing}"),
     ]
 

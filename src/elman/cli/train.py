@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from elman.cli.arguments import Documents, Source, Whole, options_in, unknown_option
+from elman.cli.idle import idle_settings
 from elman.cli.render import command_line, print_json, print_table, say, visible, visible_line
 from elman.config import SECTIONS
 from elman.errors import UsageError
@@ -142,6 +143,8 @@ def train_command(
         progress = (say_warnings if quiet else say) if ranks.is_first else (lambda line: None)
         told: dict[str, Any] = {"command": command_line(), "say": progress, "quiet": quiet, "ranks": ranks}
         if resolved is not None:
+            for remark in idle_settings(overrides, resolved):
+                progress(f"note: {remark}")
             result = run_training(resolved, out, **told)
         else:
             run = Path(resume) if resume else None

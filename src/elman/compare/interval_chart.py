@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 
 from elman.compare.table import Row, columns, ranked
-from elman.train.chart import nice_ticks, tick_labels
-from elman.train.page import plain
+from elman.pages.chart import nice_ticks, tick_labels
+from elman.pages.page import plain
 
 ROW_HEIGHT = 28
 WIDTH = 960

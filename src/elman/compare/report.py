@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from elman.compare.interval_chart import INTERVAL_STYLE, interval_chart
 from elman.compare.table import Row, columns, ranked
-from elman.train.chart import CHART_STYLE, Line, Point, line_chart
-from elman.train.page import charts, facts, header, page, section, table, visible
-from elman.train.palette import SERIES_STYLE
+from elman.pages.chart import CHART_STYLE, Line, Point, line_chart
+from elman.pages.page import charts, facts, header, page, section, table, visible
+from elman.pages.palette import SERIES_STYLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

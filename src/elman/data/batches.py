@@ -109,6 +109,15 @@ class StreamLoader:
     predict from it (Melis et al. 2018 do the same everywhere, with 0.01).
 
     The loader can say where it is, and go there: `state_dict`, `load_state_dict`.
+
+    Args:
+        store: The tokens.
+        batch_size: B, streams side by side.
+        bptt: T, tokens of each stream in a batch; the last batch of an epoch may have fewer.
+        pad_id: The input and target of positions that do not count.
+        seed: Of the order and of the fresh starts.
+        shuffle: Take a new order every epoch, not that of the store.
+        fresh_start: Probability, for each stream at each batch, of being started afresh inside a long document.
     """
 
     carries_state = True

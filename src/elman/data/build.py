@@ -10,7 +10,7 @@ A step that was finished before a kill is not done again. The bytes of the folde
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ from elman.data.halfdone import (
 from elman.data.merge import merge
 from elman.data.shards import Record, ShardWriter, read_record
 from elman.data.sums import FileTable, SummedFile, check_sums
-from elman.data.survey import ChangedTextError, Report
+from elman.data.survey import ChangedTextError, OnProgress
 from elman.data.tokenizer import Tokenizer, load_tokenizer
-from elman.errors import ElmanError, InputError
+from elman.errors import InputError
 from elman.files import write_atomically
 from elman.sealed import seal, unseal
 
@@ -53,9 +53,8 @@ class Preparation:
     texts: Sequence[Text]
     stores: Mapping[str, Callable[[], NDArray[np.uint64]]]
     """The names of the stores, and what gives the hashes of their documents."""
-    tokenizer: Tokenizer | None
-    """None: one is to be trained."""
-    train: Callable[[], Tokenizer]
+    tokenizer: Tokenizer | Callable[[], Tokenizer]
+    """The one that is given, or what trains one."""
     count: Callable[[Mapping[str, NDArray[np.uint64]]], Mapping[str, int]] = lambda hashes: {}
     """From the hashes, what else the manifest is to say."""
 
@@ -71,8 +70,15 @@ class Preparation:
         return sum(text.survey.shards for text in self.texts)
 
 
-def find_or_build(preparation: Preparation, report: Report, note: Callable[[str], None]) -> Finished:
+def find_or_build(
+    preparation: Preparation,
+    report: OnProgress,
+    note: Callable[[str], None],
+    look: Callable[[], None] = lambda: None,
+) -> Finished:
     """The finished folder; one that is not there is made, and one that is damaged is made again, with a note.
+
+    `look` is called now and then while others are waited for, and raises an error if they are lost.
 
     Raises:
         ChangedTextError: A text is no longer the one that was surveyed; nothing half-done is kept.
@@ -89,12 +95,14 @@ def find_or_build(preparation: Preparation, report: Report, note: Callable[[str]
             note(f"{error}; prepared again")
         remove_abandoned(folder.parent)
         with half_done(folder) as work:
+            if _is_sound(folder):  # since it was looked for; or it would all be done again
+                continue
             try:
-                _Builder(preparation, work, report).build()
+                _Builder(preparation, work, report, look).build()
             except ChangedTextError:
                 work.discard()
                 raise
-            except (OSError, ElmanError):
+            except (OSError, InputError):
                 if not work.gone:  # else another process has finished it
                     raise
     raise InputError(
@@ -102,16 +110,26 @@ def find_or_build(preparation: Preparation, report: Report, note: Callable[[str]
     )
 
 
+def _is_sound(folder: Path) -> bool:
+    """Whether a finished folder is there, and not damaged."""
+    try:
+        return find_finished(folder) is not None
+    except InputError:
+        return False
+
+
 class _Builder:
     """One process at work on a half-done folder."""
 
-    def __init__(self, preparation: Preparation, work: HalfDone, report: Report) -> None:
-        self._preparation, self._work, self._report = preparation, work, report
+    def __init__(
+        self, preparation: Preparation, work: HalfDone, report: OnProgress, look: Callable[[], None]
+    ) -> None:
+        self._preparation, self._work, self._report, self._look_at_others = preparation, work, report, look
         self._records: dict[int, Record] = {}
 
     def build(self) -> None:
         """Do what is left to do, and move the result to its place."""
-        with self._work.wait_for("vocabulary", self._say_waiting):
+        with self._wait_for("vocabulary"):
             self._tokenizer = self._vocabulary()
         self._made_of = {
             "format": FORMAT,
@@ -119,9 +137,12 @@ class _Builder:
             "characters": surveying.SHARD_CHARACTERS,
         }
         self._fill()
-        with self._work.wait_for("whole", self._say_waiting):
-            if not self._work.gone:
+        with self._wait_for("whole"):
+            if not (self._work.gone or _is_sound(self._preparation.folder)):
                 self._put_together()
+
+    def _wait_for(self, work: str) -> AbstractContextManager[None]:
+        return self._work.wait_for(work, self._say_waiting, self._look_at_others)
 
     def _say_waiting(self) -> None:
         self._report("waiting for another process that prepares this text", 0.0)
@@ -136,13 +157,15 @@ class _Builder:
             return load_tokenizer(str(path))
         except (OSError, ValueError, InputError):
             pass  # there is none, or what is there is torn
-        tokenizer = self._preparation.tokenizer
-        if tokenizer is None:
+        given = self._preparation.tokenizer
+        if isinstance(given, Tokenizer):
+            tokenizer = given
+        else:
             self._report("training the vocabulary", 0.0)
-            tokenizer = self._preparation.train()
+            tokenizer = given()
         table = _write_file(path, tokenizer.to_json().encode())
         files.disk.reach("prepare.vocabulary_before_record")
-        if self._preparation.tokenizer is None:
+        if tokenizer is not given:
             write_atomically(record, seal(table))
         return load_tokenizer(str(path))
 
@@ -158,7 +181,7 @@ class _Builder:
         while missing:
             self._write(missing)
             for number in (missing := self._look(missing)):  # others have taken them
-                with self._work.wait_for(f"{number}", self._say_waiting):
+                with self._wait_for(f"{number}"):
                     pass
             missing = self._look(missing)  # left by a process that ended
 
@@ -257,7 +280,9 @@ class _Builder:
                 files.disk.remove(whole)
             raise
         files.disk.sync_folder(folder.parent)
-        files.disk.reach("prepare.after_move")  # what was half-done is removed by who finds this one
+        files.disk.reach("prepare.after_move")
+        with suppress(OSError):  # else it is removed by who finds this one
+            self._work.discard()  # here, where nobody else can begin to put it together again
 
 
 def _write_file(path: Path, content: bytes) -> FileTable:

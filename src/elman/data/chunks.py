@@ -13,7 +13,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from elman.data import survey as surveying
-from elman.data.corpora import Corpus, Piece
+from elman.data.corpora import Corpus
+from elman.data.documents import Piece
 from elman.data.survey import Survey, read_again
 
 BATCH_CHARACTERS = 4_000_000

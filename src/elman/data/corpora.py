@@ -20,25 +20,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from elman.config import suggestion
-from elman.data.documents import PIECE_CHARACTERS, Fragment, Piece, by_line, by_paragraph, cut, cut_point
+from elman.data.documents import Fragment, Piece, by_line, by_paragraph, cut
 from elman.data.download import thelmbook
-from elman.data.files import find_files, format_of
 from elman.data.python_docs import python_docs
 from elman.data.readers import HEAD_BYTES, ReadOptions, read_text, refuse_binary
 from elman.data.records import read_hub, read_jsonl, read_parquet
+from elman.data.sources import find_files, format_of
 from elman.errors import ConfigError, InputError, ResourceError
-
-__all__ = [
-    "KNOWN_CORPORA",
-    "PIECE_CHARACTERS",
-    "Corpus",
-    "Documents",
-    "EncodingErrors",
-    "Piece",
-    "corpus_from_text",
-    "cut_point",
-    "open_corpus",
-]
 
 KNOWN_CORPORA = (
     "python-docs",
@@ -145,29 +133,6 @@ def open_corpus(
     return Corpus(source, options.notes, lambda: _read_files(files, options))
 
 
-def corpus_from_text(name: str, documents: Iterable[str]) -> Corpus:
-    """A corpus of strings, each a document, taken as they are.
-
-    Args:
-        name: What messages call it.
-        documents: A list, or anything that can be iterated again; an iterator is read here, once.
-
-    Raises:
-        InputError: A document is not a string, or (when read) cannot be encoded.
-    """
-    if isinstance(documents, str):
-        raise InputError(f"{name}: one string where documents are expected; give a list of strings")
-    if iter(documents) is documents:
-        documents = list(documents)
-
-    def fragments() -> Iterator[Fragment]:
-        for number, text in enumerate(documents, start=1):
-            _require_text(text, f"{name}, document {number}")
-            yield text, True
-
-    return Corpus(name, [], fragments)
-
-
 def _read_files(files: list[tuple[Path, Division]], options: ReadOptions) -> Iterator[Fragment]:
     for path, divide in files:
         reader = _RECORD_READERS.get(format_of(path))
@@ -236,12 +201,3 @@ def _require_choice(name: str, value: str | None, choices: tuple[str | None, ...
         raise ConfigError(
             f"{name}: {value!r} is not one of {', '.join(known)}{suggestion(str(value), known)}"
         )
-
-
-def _require_text(text: object, where: str) -> None:
-    if not isinstance(text, str):
-        raise InputError(f"{where}: of type {type(text).__name__}, not a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{where}: character {error.start} is half of a surrogate pair") from None

@@ -3,10 +3,10 @@
     BASE_URL/news, BASE_URL/brown      gzipped tar archives that hold train.txt and test.txt
     cache_dir()/thelmbook/news/        train.txt, test.txt
     cache_dir()/thelmbook/news.sha256  of the archive they came from
-    cache_dir()/thelmbook/news.bad     an archive with another sum than that, for its owner to look at
+    cache_dir()/thelmbook/news.bad     an archive with another sum than that, kept for inspection
 
-What comes over the network is not trusted: the folder appears whole or not at all, and what may be in it is
-said in `unpack`.
+The publisher gives no checksums: the sum of what was fetched first is recorded, and holds from then on. What comes over
+the network is not trusted: the folder appears whole or not at all, and `unpack` says what may be in it.
 """
 
 import contextlib
@@ -17,15 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from elman import files
 from elman.data.fetch import PATIENCE, Patience, fetch
 from elman.data.unpack import unpack_texts
 from elman.errors import InputError, ResourceError
 from elman.files import write_atomically
 
 BASE_URL = "https://www.thelmbook.com/data"
-
-CHECKSUMS: dict[str, str] = {}
-"""SHA-256 of an archive by corpus. The publisher gives none: what was first fetched is recorded beside it."""
 
 MAX_ARCHIVE_BYTES = 16 << 30
 
@@ -59,7 +57,7 @@ def thelmbook(
 
     Raises:
         NetworkError: It cannot be fetched.
-        InputError: What came is not the corpus, or not the one that came before.
+        InputError: What came is not the corpus, or not the one that was fetched first.
         ResourceError: It cannot be written.
     """
     home = (cache or cache_dir()) / "thelmbook"
@@ -79,16 +77,17 @@ def thelmbook(
                 )
                 archive.seek(0)
                 checksum = hashlib.file_digest(archive, "sha256").hexdigest()
-                if expected := CHECKSUMS.get(name) or _recorded(record):
+                if expected := _recorded(record):
                     _verify(checksum, expected, url, path, record)
                 texts.mkdir()
                 unpack_texts(archive, _TEXTS, texts, url)
             write_atomically(record, f"{checksum}\n")
             try:
-                texts.rename(folder)
+                files.disk.rename(texts, folder)
             except OSError:
                 if not (folder / "train.txt").is_file():  # else another process was faster
                     raise
+            files.disk.sync_folder(home)
     except OSError as error:
         raise ResourceError(
             f"{home}: cannot keep {url}: {error.strerror or error}; set ELMAN_CACHE to a folder with room"
@@ -107,9 +106,9 @@ def _verify(checksum: str, expected: str, url: str, path: Path, record: Path) ->
     if checksum != expected:
         bad = record.with_suffix(".bad")
         path.replace(bad)
-        renewed = f"; if it has been published anew, delete {record}" if record.exists() else ""
         raise InputError(
-            f"{url}: not the archive that is known: SHA-256 {checksum}, not {expected}; what came is {bad}{renewed}"
+            f"{url}: not the archive that is known: SHA-256 {checksum}, not {expected}; what came is {bad};"
+            f" if it has been published anew, delete {record}"
         )
 
 

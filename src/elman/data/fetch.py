@@ -1,4 +1,4 @@
-"""One file over HTTP, whole: what breaks off is taken up again, and what never comes is given up in time.
+"""One file over HTTP, whole: a transfer that breaks off is resumed, and one that stalls is given up in time.
 
     first attempt     GET                                       200: from its beginning
     further ones      GET, Range: bytes=N-, If-Range: validator 206: from byte N on; 200: from its beginning again
@@ -20,10 +20,10 @@ from elman.errors import InputError, NetworkError
 _BLOCK_BYTES = 1 << 20
 
 _LEAST_BYTES_PER_SECOND = 1024
-"""A connection that brings less than this has stalled, even if it brings a byte now and then."""
+"""A slower connection has stalled, even if it brings a byte now and then."""
 
-_MAY_PASS = (408, 416, 425, 429)
-"""Answers to ask again after, beside those from 500 on."""
+_RETRYABLE = (408, 416, 425, 429)
+"""Answers after which to try again, beside those from 500 on."""
 
 _NETWORK_ERRORS = (
     urllib.error.URLError,
@@ -43,20 +43,20 @@ class Patience:
     pause_seconds: float = 1.0
     """Before the second attempt; twice as long before each further one."""
     timeout_seconds: float = 30.0
-    """Without a byte, or without a decent number of them."""
+    """Without a byte, or with fewer than _LEAST_BYTES_PER_SECOND."""
 
 
 PATIENCE = Patience()
 
 
 def fetch(url: str, file: BinaryIO, *, begins: bytes, at_most: int, way_out: str, patience: Patience) -> None:
-    """Write what `url` answers into `file`, which is empty, open for writing, and of no use where this raises.
+    """Write what `url` answers into `file`, which is empty and open for writing; if this raises, it may hold a part.
 
     Args:
         url: Of http or https.
-        file: Where to.
+        file: Where it is written.
         begins: First bytes of what is expected; anything else, a login page for instance, is refused at once.
-        at_most: Bytes beyond which it is refused.
+        at_most: Bytes; a longer answer is refused.
         way_out: What messages advise to do instead.
         patience: With the network.
 
@@ -76,7 +76,7 @@ def fetch(url: str, file: BinaryIO, *, begins: bytes, at_most: int, way_out: str
             failure = error
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-            if not _may_pass(error):
+            if not _is_retryable(error):
                 break
         except ValueError as error:  # an address that is none, where a redirection leads
             failure = error
@@ -87,9 +87,9 @@ def fetch(url: str, file: BinaryIO, *, begins: bytes, at_most: int, way_out: str
     raise NetworkError(f"{url}: cannot be downloaded: {said}; {way_out}") from failure
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500 or error.code in _MAY_PASS
+        return error.code >= 500 or error.code in _RETRYABLE
     return not isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError)
 
 
@@ -103,7 +103,7 @@ class _Transfer:
     at_most: int
     way_out: str
     validator: str = ""
-    """Of the version that `file` holds the beginning of, to be shown to the server; empty where there is none."""
+    """ETag or date of the version that `file` holds the beginning of, for `If-Range`; empty where there is none."""
 
     def go_on(self, timeout: float) -> None:
         """From where `file` ends, if the server can, to the end of what it sends."""

@@ -1,7 +1,7 @@
 """A prepared text: a folder that appears whole, and says of itself what is in it.
 
 NAME.tokens, NAME.starts.npy, ...    a store (see `store`), for each of its names
-tokenizer.json                       that the tokens are of
+tokenizer.json                       the vocabulary of the tokens
 manifest.json                        format, what it was made of, facts, sizes and checksums of the other files,
                                      and its own checksum
 """
@@ -17,7 +17,7 @@ from elman.errors import ElmanError, InputError
 from elman.files import write_atomically
 from elman.sealed import seal, unseal
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared folder; part of its name."""
 
 MANIFEST = "manifest.json"

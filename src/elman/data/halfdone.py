@@ -3,12 +3,12 @@
     prepared/NAME              finished
     prepared/.NAME.part/       half-done: the vocabulary, shards, and a lock for each piece of work
 
-Any number of processes may prepare the same text: each takes the pieces of work that no other one holds, by flock,
-which ends with the process however that ends. Who finds all of them taken waits. The folder is moved out of the way
-when it is done with; a process that then misses it looks again for what is finished.
+Any number of processes may prepare the same text: each takes pieces of work that no other one holds, by flock, which
+the system releases however a process ends. A process that finds all of them taken waits. A folder that is no longer
+needed is moved out of the way; a process that then misses it looks again for what is finished.
 
-Where the system or the file system has no flock, a half-done folder belongs to one process and goes when that ends:
-right, but neither shared nor gone on with.
+Where the system or the file system has no flock, a half-done folder belongs to one process and goes when that ends: the
+result is the same, but the work is not shared, and a killed preparation begins afresh.
 """
 
 import contextlib
@@ -26,10 +26,13 @@ ABANDONED_SECONDS = 7 * 24 * 3600
 """What is half-done and was not touched for this long is removed."""
 
 TRASH = ".trash-"
-"""What the name of a folder begins with that is being removed."""
+"""Begins the name of a folder that is being removed."""
 
 PAUSE_SECONDS = 0.05
 """Between two looks at a lock that another process holds."""
+
+LOOK_EVERY = 20
+"""Pauses after which one looks at who may hold it."""
 
 
 class HalfDone:
@@ -41,7 +44,7 @@ class HalfDone:
 
     @property
     def gone(self) -> bool:
-        """Whether another process has done with it."""
+        """Whether another process has finished with it."""
         return not self.path.is_dir()
 
     def take(self, work: str) -> IO[bytes] | None:
@@ -59,14 +62,26 @@ class HalfDone:
         return file
 
     @contextlib.contextmanager
-    def wait_for(self, work: str, told: Callable[[], None]) -> Iterator[None]:
-        """Hold a piece of work as soon as no other process does; `told` is called if there is a wait."""
+    def wait_for(
+        self, work: str, told: Callable[[], None], look: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Hold a piece of work as soon as no other process does.
+
+        Args:
+            work: Its name.
+            told: Called if there is a wait.
+            look: Called about once a second then; it raises an error if there is nothing to wait for.
+        """
         file = self.take(work)
         if file is None:
             told()
+        pauses = 0
         while file is None:
             time.sleep(PAUSE_SECONDS)
             file = self.take(work)
+            pauses += 1
+            if file is None and pauses % LOOK_EVERY == 0:
+                look()
         with file:
             yield
 
@@ -106,7 +121,7 @@ def _open(folder: Path) -> HalfDone:
                 file.close()
             return work
         except FileNotFoundError:
-            continue  # another process has done with it just now
+            continue  # another process has just finished with it
         except OSError as error:
             if error.errno not in files.NO_LOCKS:
                 raise
@@ -115,7 +130,7 @@ def _open(folder: Path) -> HalfDone:
 
 
 def remove_half_done(folder: Path) -> None:
-    """Remove what was half-done of `folder`, which is finished; a process that is at it finds that out."""
+    """Remove what was half-done of `folder`, which is finished; a process still at work on it notices."""
     with contextlib.suppress(OSError):  # it can wait
         remove_folder(_shared_path(folder))
 
@@ -137,7 +152,7 @@ def remove_folder(path: Path) -> None:
 
 
 def empty_trash(parent: Path) -> None:
-    """Remove what was moved out of the way in `parent`, also by a process that was killed before it had removed it."""
+    """Remove what was moved out of the way in `parent`, by this process or by one that was killed then."""
     for trash in parent.glob(f"{TRASH}*"):
         with contextlib.suppress(OSError):  # another process is at it as well, or it can wait
             files.disk.remove(trash)

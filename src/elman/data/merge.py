@@ -1,4 +1,4 @@
-"""Shards, end to end, as one store: a file of tokens and index arrays, in memory that one shard takes."""
+"""Shards, end to end, as one store: a file of tokens and index arrays, in the memory of one shard."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

@@ -2,7 +2,7 @@
 
     survey     one pass: a checksum of the content, a hash and a length for every document
     split      by document, in the order of their hashes, so equal documents never part; or, of a text with
-               few documents, its last stretch, in blocks
+               few documents or very long ones, a stretch, in blocks
     vocabulary trained on the training part alone, or loaded
     tokens     a second pass, in shards, each kept as soon as it is done; then one memory-mapped store of them
 
@@ -24,21 +24,20 @@ from numpy.typing import NDArray
 from elman.config import DataConfig
 from elman.data.build import Preparation, find_or_build
 from elman.data.chunks import Marked, Text
-from elman.data.corpora import Corpus, Piece, open_corpus
+from elman.data.corpora import Corpus, open_corpus
+from elman.data.documents import Piece
 from elman.data.download import cache_dir
 from elman.data.finished import Finished, find_finished
 from elman.data.split import Split, mark_held_out, split_corpus
 from elman.data.store import COUNTS, TokenStore
-from elman.data.survey import Report, Survey, read_again, survey_corpus
+from elman.data.survey import OnProgress, Survey, read_again, survey_corpus
 from elman.data.tokenizer import Tokenizer
 from elman.data.vocabulary import load_if_given, train_vocabulary
 from elman.errors import ConfigError, InputError
 from elman.ranks import ALONE, Ranks
 
-__all__ = ["Prepared", "Report", "Survey", "open_prepared", "prepare", "prepare_text", "survey_corpus"]
-
 SIZES = ("documents", "targets", *COUNTS)
-"""Said of each part of a prepared corpus."""
+"""What the manifest says of each part."""
 
 HASHES_AT_ONCE = 1 << 20
 """Hashes compared at a time."""
@@ -56,7 +55,9 @@ class Prepared:
     held-out documents also stand in the training text."""
 
 
-def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks: Ranks = ALONE) -> Prepared:
+def prepare(
+    config: DataConfig, report: OnProgress = lambda what, share: None, ranks: Ranks = ALONE
+) -> Prepared:
     """Training and held-out tokens of `config.corpus`, from the cache where they are there already.
 
     Args:
@@ -66,9 +67,10 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks
 
     Raises:
         InputError: The text is missing, empty, unreadable, changing, or too short to hold anything out.
-        TokenizerError: The tokenizer is.
+        TokenizerError: The tokenizer is missing, unreadable or unusable.
         ConfigError: The ranks have different texts, or several are to read standard input.
         ResourceError: The disk is full.
+        RankError: Another process of this job has ended or hangs.
     """
     if ranks.size > 1 and "-" in (config.corpus, config.valid):
         raise ConfigError("standard input cannot be read by several processes; give a file")
@@ -83,6 +85,9 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks
     )
     split = split_corpus(survey, config.valid_fraction, config.valid_limit)
     given = load_if_given(config)
+
+    def train() -> Tokenizer:
+        return train_vocabulary(config, survey.characters, mark_held_out(read_again(corpus, survey), split))
 
     texts = [Text(corpus, survey, lambda pieces: _to_stores(pieces, split))]
     if other is not None and other_survey is not None:
@@ -99,16 +104,13 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks
             "train": lambda: _hashes(survey, split, ~split.held_out),
             "valid": lambda: other_survey.hashes if other_survey else _hashes(survey, split, split.held_out),
         },
-        tokenizer=given,
-        train=lambda: train_vocabulary(
-            config, survey.characters, mark_held_out(read_again(corpus, survey), split)
-        ),
+        tokenizer=given or train,
         count=lambda hashes: {
             "valid_documents_also_in_train": _count_shared(hashes["valid"], hashes["train"])
         },
     )
     repairs: list[str] = []
-    finished = find_or_build(preparation, report, repairs.append)
+    finished = find_or_build(preparation, report, repairs.append, ranks.watch())
     ranks.handshake({"the vocabulary": finished.tokenizer.sha256})
 
     for name, part in (("training", "train"), ("held-out", "valid")):
@@ -125,7 +127,7 @@ def prepare(config: DataConfig, report: Report = lambda what, share: None, ranks
 def prepare_text(
     config: DataConfig,
     tokenizer: Tokenizer,
-    report: Report = lambda what, share: None,
+    report: OnProgress = lambda what, share: None,
     note: Callable[[str], None] = lambda remark: None,
 ) -> TokenStore:
     """All of `config.corpus` as one store, tokenized by `tokenizer`, nothing held out.
@@ -139,7 +141,6 @@ def prepare_text(
         texts=[Text(corpus, survey, lambda pieces: ((piece, "text") for piece in pieces))],
         stores={"text": lambda: survey.hashes},
         tokenizer=tokenizer,
-        train=lambda: tokenizer,
     )
     finished = find_or_build(preparation, report, note)
     for remark in corpus.notes:
@@ -189,14 +190,14 @@ def _prepared(finished: Finished, known: Mapping[str, Any]) -> Prepared:
 
 def _enough(split: Split, fraction: float | None) -> str:
     """How much text can be divided."""
-    if split.position is None or fraction is None:
+    if split.stretch is None or fraction is None:
         return ", of documents that differ"
     return f", at least {math.floor(0.5 / min(fraction, 1 - fraction)) + 1} characters"
 
 
 def _hashes(survey: Survey, split: Split, chosen: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """Of the chosen documents; none where documents were cut, as a part of one equals no other."""
-    return survey.hashes[:0] if split.position is not None else survey.hashes[chosen]
+    return survey.hashes[:0] if split.stretch is not None else survey.hashes[chosen]
 
 
 def _count_shared(some: NDArray[np.uint64], others: NDArray[np.uint64]) -> int:

@@ -3,7 +3,7 @@
     file -> (gunzip | unzstd) -> refuse binary -> drop a byte order mark -> decode UTF-8 -> CRLF and CR as LF
 
 A block is 1 MiB, so a file of any size, and of any line length, is read in constant memory; of an archive,
-only as long as it unfolds as text does.
+only as long as it decompresses as text does.
 
 LF is the only end of line, on every system. CRLF and CR are read as LF, and remarked on. Everything else that
 ends a line somewhere (VT, FF, NEL, U+2028, U+2029, the separators U+001C to U+001E) is a character like any other.
@@ -25,15 +25,15 @@ BLOCK_BYTES = 1 << 20
 """What is read at a time."""
 
 _ZST_FEED_BYTES = 1 << 8
-"""Compressed bytes given to zstd at a time; one such feed may unfold to at most about 8 MiB."""
+"""Compressed bytes given to zstd at a time; one such feed may become about 8 MiB at most."""
 
 HEAD_BYTES = 8192
 """How much of a file is looked at to tell whether it is text."""
 
-MAX_UNFOLDING = 256
+MAX_RATIO = 256
 """Bytes that a byte of an archive may become; text becomes 3 to 30, logs 100, and what is made to do harm 1,000."""
 
-UNFOLDS_FREELY = 1 << 26
+ALWAYS_ALLOWED = 1 << 26
 """Bytes that an archive may hold whatever its size."""
 
 
@@ -109,7 +109,7 @@ def read_bytes(path: Path, label: str) -> Iterator[bytes]:
     """The decompressed bytes of a file, in blocks that are never empty.
 
     Every block but the last has at least BLOCK_BYTES. Raises InputError where the file cannot be read, or its
-    archive is damaged, cut short, or unfolds without end.
+    archive is damaged, cut short, or decompresses without end.
     """
     try:
         with open(path, "rb") as file:
@@ -135,14 +135,14 @@ def _blocks(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
 
 
 def _bounded(blocks: Iterator[bytes], file: BinaryIO, label: str) -> Iterator[bytes]:
-    """The blocks that `file` unfolds to, as long as that is in proportion to what was read of it."""
-    unfolded = 0
+    """The blocks that `file` decompresses to, as long as that is in proportion to what was read of it."""
+    size = 0
     for block in blocks:
-        unfolded += len(block)
-        if unfolded > UNFOLDS_FREELY + MAX_UNFOLDING * file.tell():
+        size += len(block)
+        if size > ALWAYS_ALLOWED + MAX_RATIO * file.tell():
             raise InputError(
-                f"{label}: unfolds to more than {MAX_UNFOLDING} times its size, as no text does; "
-                "if it is meant, unpack it and give what comes out"
+                f"{label}: decompresses to more than {MAX_RATIO} times its size, as no text does; "
+                "if that is intended, decompress it and give the result"
             )
         yield block
 
@@ -215,7 +215,7 @@ _NULS_OF_LATIN_TEXT: dict[tuple[bool, ...], str] = {
     (False, True, False, True): "UTF-16LE",
     (True, False, True, False): "UTF-16BE",
 }
-"""Which of four bytes are NUL, mostly, where letters that fit into one byte are written with more."""
+"""Which of every four bytes are mostly NUL, where letters that fit into one byte are written with two or four."""
 
 
 def refuse_binary(head: bytes, label: str) -> None:

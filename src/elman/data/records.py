@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from elman.config import suggestion
 from elman.data.readers import ReadOptions, read_bytes, read_text
-from elman.errors import ElmanError, InputError, MissingExtraError
+from elman.errors import ElmanError, InputError, MissingExtraError, first_line
 
 _ROWS_AT_A_TIME = 256
 """Rows of parquet that are held as Python strings."""
@@ -28,7 +28,7 @@ _LINE_CHARACTERS = 1 << 26
 """The longest line of JSON; it is held whole."""
 
 _RECORDS_TO_A_BAD_ONE = 100
-"""At least, where `skip_bad` leaves bad records out: a source with more of them is not what it is taken for."""
+"""At least, for `skip_bad` to leave the bad one out: a source with more of them is not what it was taken for."""
 
 _LEAVE_OUT = "repair the line, or leave out a few such with --skip-bad"
 
@@ -71,7 +71,7 @@ def read_parquet(path: Path, label: str, options: ReadOptions) -> Iterator[str]:
             rows = _rows(table, label, options)
             yield from _texts(rows, partial(usable_text, label=label, options=options), label, options)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{label}: cannot be read as parquet: {_first_line(error)}") from error
+        raise InputError(f"{label}: cannot be read as parquet: {first_line(error)}") from error
 
 
 def read_hub(name: str, options: ReadOptions) -> Iterator[str]:
@@ -103,7 +103,7 @@ def read_hub(name: str, options: ReadOptions) -> Iterator[str]:
         raise
     except Exception as error:  # datasets raises whatever its transport, its scripts and its formats raise
         raise InputError(
-            f"{label}: {_first_line(error)}; check the name, or, if the hub cannot be reached from here, "
+            f"{label}: {first_line(error)}; check the name, or, if the hub cannot be reached from here, "
             "download the data as .jsonl or .parquet and give its path"
         ) from error
 
@@ -185,7 +185,7 @@ def _rows(table: Any, label: str, options: ReadOptions) -> Iterator[tuple[str, o
         for value in batch.column(0).to_pylist():
             number += 1
             yield f"row {number}", value
-    if number != table.metadata.num_rows:  # pyarrow believes the smaller of the numbers that a file gives
+    if number != table.metadata.num_rows:  # of two numbers of rows in a file, pyarrow believes the smaller
         raise InputError(
             f"{label}: cannot be read as parquet: {number:,} of {table.metadata.num_rows:,} rows are there"
         )
@@ -202,7 +202,7 @@ def _text_of_line(line: str, place: str, label: str, options: ReadOptions) -> st
     except RecursionError:
         raise InputError(f"{where}: JSON nested too deeply to be read; {_LEAVE_OUT}") from None
     except ValueError as error:  # a number of thousands of digits, a key that is there twice
-        raise InputError(f"{where}: not usable JSON: {_first_line(error)}; {_LEAVE_OUT}") from None
+        raise InputError(f"{where}: not usable JSON: {first_line(error)}; {_LEAVE_OUT}") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: {_type_name(record)}, not an object with a field {options.text_field!r}")
     return _text_of_object(record, place, label, options)
@@ -246,7 +246,3 @@ def _lines(blocks: Iterable[str], label: str) -> Iterator[str]:
 def _type_name(value: object) -> str:
     names = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

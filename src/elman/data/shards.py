@@ -33,7 +33,7 @@ ROW = 1 + len(COUNTS)
 
 
 class ShardWriter:
-    """Writes a shard, chunk by chunk. A context: what was not kept when it is left leaves nothing."""
+    """Writes a shard, chunk by chunk. A context: a shard that was not kept by its end leaves nothing behind."""
 
     def __init__(
         self, folder: Path, number: int, made_of: Mapping[str, Any], dtype: np.dtype[Any], end_id: int

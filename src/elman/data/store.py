@@ -120,9 +120,8 @@ def _check_tokens(path: Path, dtype: np.dtype[Any], targets: int, vocab_size: in
     found, expected = path.stat().st_size, targets * dtype.itemsize
     if found != expected:
         raise InputError(f"{path}: {found:,} bytes, {expected:,} expected")
-    with path.open(
-        "rb"
-    ) as file:  # not through the memory map, whose pages would count as memory of this process
+    # Not through the memory map, whose pages would count as memory of this process.
+    with path.open("rb") as file:
         while len(ids := np.frombuffer(file.read(_LOOKED_AT), dtype)):
             if (largest := int(ids.max())) >= vocab_size:
                 raise InputError(f"{path}: token {largest:,} in a vocabulary of {vocab_size:,}")

@@ -18,7 +18,7 @@ FileTable = dict[str, dict[str, Any]]
 
 
 class SummedFile:
-    """A file to write. A context: left by an error, it is closed and stays behind."""
+    """A file to write. A context, which closes it; after an error, what was written stays."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name

@@ -1,8 +1,8 @@
 """One pass over a corpus: a checksum of its content, a hash and a length for every document.
 
 The text is read again to learn a vocabulary from it and to tokenize it, and must be the same then. So the checksum
-is remembered at every SHARD_CHARACTERS on the way: a text that has changed is found out before tokens of the
-change are kept, not only at its end.
+is remembered at every SHARD_CHARACTERS on the way: a change is found before tokens of it are kept, not only at the
+end of the text.
 """
 
 import hashlib
@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elman.data.corpora import Corpus, Piece
+from elman.data.corpora import Corpus
+from elman.data.documents import Piece
 from elman.errors import InputError
 
 SHARD_CHARACTERS = 1 << 25
-"""Characters of a corpus, about, that are tokenized as one shard: some seconds of work, which a kill can cost."""
+"""Characters, about, that are tokenized as one shard: some seconds of work, the most that a kill can cost."""
 
-Report = Callable[[str, float], None]
-"""Told what is being done and the share of it that is done."""
+OnProgress = Callable[[str, float], None]
+"""Told what is being done, and the share of it that is done, from 0 to 1."""
 
 
 class ChangedTextError(InputError):
-    """A text is another than it was when it was surveyed."""
+    """A text is no longer what it was when it was surveyed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Survey:
     lengths: NDArray[np.int64]
     """[D], characters of each document."""
     stages: tuple[str, ...] = ()
-    """The checksum of what stands before every SHARD_CHARACTERS, the piece across it included."""
+    """The checksum at every SHARD_CHARACTERS, of all pieces up to the one that reaches that far."""
 
     @property
     def shards(self) -> int:
@@ -46,7 +47,7 @@ class Survey:
         return -(-self.characters // SHARD_CHARACTERS)
 
 
-def survey_corpus(corpus: Corpus, report: Report = lambda what, share: None) -> Survey:
+def survey_corpus(corpus: Corpus, report: OnProgress = lambda what, share: None) -> Survey:
     """Checksum, document hashes and lengths, in one pass and 16 bytes of memory a document."""
     content, document = _ContentSum(), hashlib.blake2b(digest_size=8)
     hashes, lengths = array("Q"), array("q")
@@ -70,7 +71,7 @@ def survey_corpus(corpus: Corpus, report: Report = lambda what, share: None) -> 
 
 
 def read_again(corpus: Corpus, survey: Survey) -> Iterator[Piece]:
-    """The pieces that were surveyed, each after all that stands before its shard was seen to be unchanged.
+    """The surveyed pieces again; each is yielded only after everything before its shard is known to be unchanged.
 
     Raises:
         ChangedTextError: The text is no longer the one that was surveyed.

@@ -20,17 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as TokenizerFile
-from tokenizers.decoders import DecodeStream
 
 from elman.config import suggestion
-from elman.data.tokenizer_file import (
-    first_line,
-    one_line_errors,
-    read_tokenizer_file,
-    require_harmless,
-)
+from elman.data.tokenizer_file import one_line_errors, read_tokenizer_file, require_harmless
 from elman.data.units import UnitEncoder, cuts_before_white_space, unit_rule
-from elman.errors import TokenizerError
+from elman.errors import ElmanError, TokenizerError, first_line
 
 Kind = Literal["byte", "char", "word", "bpe"]
 
@@ -43,6 +37,12 @@ PAD_NAMES = (PAD, "[PAD]", "<|pad|>", "<|padding|>", "<|endoftext|>")
 
 SPLITTERS = {"char": r"[\s\S]", "word": r"\n|\S+"}
 """What one entry of the vocabulary is. Words keep line ends and drop other white space."""
+
+REPLACEMENT = "\ufffd"
+"""What bytes that are no character, or not yet, are decoded to."""
+
+DECODED_BEHIND = 8
+"""Last tokens of a text that the next ones are decoded behind: more than a character has bytes."""
 
 _FAILED = "the tokenizer fails on this text; use another one"
 
@@ -166,9 +166,9 @@ class Tokenizer:
             text: str = self._file.decode([int(i) for i in ids], skip_special_tokens=True)
             return text
 
-    def decoder(self) -> "TokenDecoder":
-        """Text as ids arrive, each character as soon as its bytes are complete."""
-        return TokenDecoder(self._file)
+    def decoder(self, after: Sequence[int] = ()) -> "TokenDecoder":
+        """Text as ids arrive behind those of `after`, each character as soon as its bytes are complete."""
+        return TokenDecoder(self, after)
 
     def token(self, index: int) -> str:
         """How the vocabulary writes an entry."""
@@ -181,16 +181,37 @@ class Tokenizer:
 
 
 class TokenDecoder:
-    """Turns ids into text one at a time, in constant memory."""
+    """Turns ids into text one at a time, in constant memory.
 
-    def __init__(self, file: TokenizerFile) -> None:
-        self._file = file
-        self._stream = DecodeStream(skip_special_tokens=True)
+    What an id says may depend on those before it: a word has a space before it, unless it is the first. So its text is
+    that of the last ids together with it, less theirs.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._waiting: list[int] = []
+        self._follow(after[-DECODED_BEHIND:])
 
     def step(self, index: int) -> str:
         """The text that `index` completes, often the token's own, sometimes none yet."""
-        with one_line_errors(_FAILED):
-            return self._stream.step(self._file, index) or ""
+        self._waiting.append(index)
+        text = self._untold()
+        if not text or text.endswith(REPLACEMENT):
+            return ""
+        self._follow(self._waiting)
+        self._waiting = []
+        return text
+
+    def rest(self) -> str:
+        """The text of the ids since then, without a character that is incomplete at its end."""
+        return self._untold().removesuffix(REPLACEMENT)
+
+    def _follow(self, ids: Sequence[int]) -> None:
+        self._behind = list(ids)
+        self._told = len(self._tokenizer.decode(ids))
+
+    def _untold(self) -> str:
+        return self._tokenizer.decode([*self._behind, *self._waiting])[self._told :]
 
 
 def load_tokenizer(name: str, *, mask_digits: bool = False) -> Tokenizer:
@@ -210,6 +231,8 @@ def load_tokenizer(name: str, *, mask_digits: bool = False) -> Tokenizer:
     elif "/" in name and not name.endswith(".json"):
         try:
             file = TokenizerFile.from_pretrained(name)
+        except (ElmanError, MemoryError):  # a signal that asks to stop, for instance
+            raise
         except Exception as error:  # connection, absence and refusal come as a dozen unrelated types
             raise TokenizerError(
                 f"tokenizer {name!r}: no such file, and the Hugging Face hub did not give it"

@@ -1,7 +1,7 @@
 """Opening a `tokenizer.json` of somebody else, in which nothing is trusted.
 
-The file is no program, but it holds regular expressions and replacements, and the library that runs them ends in a
-Rust panic, which no `except Exception` catches, where one goes wrong. So before it is used
+The file is no program, but it holds regular expressions and replacements; and where one of them goes wrong, the library
+that runs them ends in a Rust panic, which no `except Exception` catches. So before it is used
 
     size         is bounded before anything is parsed
     patterns     that repeat what is repeated or has alternatives, `(a+)+`, are refused: their time can double with
@@ -22,14 +22,14 @@ from typing import Any
 
 from tokenizers import Tokenizer as TokenizerFile
 
-from elman.errors import InputError, TokenizerError
+from elman.errors import ElmanError, InputError, TokenizerError, first_line
 from elman.files import read_at_most
 
 LARGEST_FILE = 1 << 26
 """Bytes; the largest vocabularies in use, of 256,000 entries, take half of it."""
 
 MOST_GROWTH = 4096
-"""Characters that replacements may make of one; a byte or an unusual space become a few."""
+"""Characters that replacements may make of one. Usual ones make a few: of a byte, or of an unusual space."""
 
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.", re.DOTALL)
 """One step through a regular expression: an escaped character, a class of characters, or any other character."""
@@ -51,7 +51,7 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
 
 
 def parse_tokenizer_file(content: bytes, where: str) -> TokenizerFile:
-    """The same of a content that was read already; `where` is what messages call it.
+    """The same, of content that was read already; `where` is what messages call it.
 
     Raises:
         TokenizerError: As for `read_tokenizer_file`.
@@ -115,16 +115,10 @@ def one_line_errors(what: str) -> Iterator[None]:
     """Whatever the library raises as a TokenizerError that begins with `what`."""
     try:
         yield
-    except TokenizerError:
+    except (ElmanError, MemoryError):  # a signal that asks to stop, for instance: no fault of the tokenizer
         raise
     except BaseException as error:
         # The library raises bare Exception for every kind of damage; a panic of Rust is not even that.
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
         raise TokenizerError(f"{what}: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, as part of one line."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return textwrap.shorten(line, 160, placeholder=" ...")

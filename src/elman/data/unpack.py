@@ -1,8 +1,7 @@
 """Texts out of a gzipped tar that is not trusted: named files, each written under its bare name, and no others.
 
-`tarfile.extractall` is not used, nor are its filters: they bar a member from leading out of the folder as well as
-they know how, where here nothing is written but regular files whose names are known before. What tarfile reads
-of headers it holds whole, and a header can claim any size: so it is given a stream that ends such reading.
+`extractall` and its filters try to recognise unsafe members. Here only regular files with expected names are written.
+`tarfile` holds every header whole, and a header can claim any size, so the stream that it reads from limits them.
 """
 
 import gzip
@@ -12,7 +11,8 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from elman.data.readers import MAX_UNFOLDING, UNFOLDS_FREELY
+from elman import files
+from elman.data.readers import ALWAYS_ALLOWED, MAX_RATIO
 from elman.errors import InputError
 
 MAX_TEXT_BYTES = 64 << 30
@@ -29,6 +29,8 @@ _BLOCK_BYTES = 1 << 16
 def unpack_texts(archive: BinaryIO, names: Collection[str], folder: Path, label: str) -> None:
     """Write the regular files of the archive that bear one of `names`, in whatever folder, into `folder`.
 
+    On return they are on the medium.
+
     Args:
         archive: A gzipped tar, at its beginning.
         names: Bare names, the first of them required.
@@ -42,19 +44,19 @@ def unpack_texts(archive: BinaryIO, names: Collection[str], folder: Path, label:
     """
     size = archive.seek(0, 2)
     archive.seek(0)
-    limit = min(MAX_TEXT_BYTES, UNFOLDS_FREELY + MAX_UNFOLDING * size)
-    unfolded = 0
+    limit = min(MAX_TEXT_BYTES, ALWAYS_ALLOWED + MAX_RATIO * size)
+    total = 0
     try:
         with (
-            _Unfolded(fileobj=archive, mode="rb") as stream,
+            _Decompressed(fileobj=archive, mode="rb") as stream,
             tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as tar,
         ):
             for count, member in enumerate(tar, start=1):
                 stream.header_bytes = _HEADER_BYTES
-                unfolded += max(member.size, 0)
-                if count > MAX_MEMBERS or unfolded > limit:
+                total += max(member.size, 0)
+                if count > MAX_MEMBERS or total > limit:
                     most = f"{limit:,} bytes or {MAX_MEMBERS:,} files"
-                    raise InputError(f"{label}: unfolds to more than {most}")
+                    raise InputError(f"{label}: decompresses to more than {most}")
                 path = PurePosixPath(member.name.replace("\\", "/"))
                 if path.is_absolute() or ".." in path.parts:
                     name = member.name[:100]
@@ -74,13 +76,14 @@ def unpack_texts(archive: BinaryIO, names: Collection[str], folder: Path, label:
         RecursionError,
     ) as error:
         raise InputError(f"{label}: not a whole gzipped tar archive ({error})") from error
+    files.disk.sync_folder(folder)
     required = next(iter(names))
     if not (folder / required).is_file():
         raise InputError(f"{label}: the archive holds no {required}")
 
 
-class _Unfolded(gzip.GzipFile):
-    """A gzipped tar, unfolded, of which `read` gives a little at a time; what is large is for `read1`."""
+class _Decompressed(gzip.GzipFile):
+    """The tar in a gzip file. `read` is for headers, and limited; what is large is read by `read1`."""
 
     header_bytes = _HEADER_BYTES
     """What may still be read before the next member is found."""
@@ -93,12 +96,13 @@ class _Unfolded(gzip.GzipFile):
         return super().read(size)
 
 
-def _copy(stream: _Unfolded, member: tarfile.TarInfo, path: Path) -> None:
+def _copy(stream: _Decompressed, member: tarfile.TarInfo, path: Path) -> None:
     stream.seek(member.offset_data)
     left = member.size
-    with open(path, "xb") as file:
+    with files.disk.open(path, "xb") as file:
         while left and (block := stream.read1(min(left, _BLOCK_BYTES))):
             file.write(block)
             left -= len(block)
-    if left:
-        raise EOFError(f"it ends inside {path.name}")
+        if left:
+            raise EOFError(f"it ends inside {path.name}")
+        files.disk.sync(file)

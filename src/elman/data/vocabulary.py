@@ -1,14 +1,14 @@
 """The vocabulary that a corpus is prepared with: one that is given, or one trained on its training part alone.
 
-Training holds the distinct words of its sample, up to a hundred bytes for each byte of them. Natural text has few;
-but a text without white space is all distinct words, so their bytes are bounded as well as its characters.
+Training holds the distinct words of its sample, and needs up to a hundred bytes for each byte of them. Natural text has
+few; but a text without white space is all distinct words, so their bytes are bounded as well as its characters.
 """
 
 from collections.abc import Iterable, Iterator
 
 from elman.config import DataConfig
-from elman.data import survey
-from elman.data.corpora import Piece
+from elman.data import survey as surveying
+from elman.data.documents import Piece
 from elman.data.tokenizer import Kind, Tokenizer, load_tokenizer, suit_vocabulary, train_tokenizer
 
 TOKENIZER_SAMPLE = 50_000_000
@@ -54,7 +54,7 @@ def train_vocabulary(config: DataConfig, characters: int, marked: Iterator[tuple
 def sample(marked: Iterator[tuple[Piece, bool]]) -> Iterator[str]:
     """The text that a vocabulary is trained on.
 
-    Once there is enough, it is read on to where the text is known to be the one that was surveyed.
+    Once there is enough, reading goes on to the next point at which the text is known to be the surveyed one.
     """
     taken = distinct = position = 0
     words: set[str] = set()
@@ -69,7 +69,7 @@ def sample(marked: Iterator[tuple[Piece, bool]]) -> Iterator[str]:
         if taken >= TOKENIZER_SAMPLE or distinct >= DISTINCT_BYTES:
             break
     del words
-    stage = -(-position // survey.SHARD_CHARACTERS) * survey.SHARD_CHARACTERS
+    stage = -(-position // surveying.SHARD_CHARACTERS) * surveying.SHARD_CHARACTERS
     for piece, _ in marked:
         if position >= stage:
             break

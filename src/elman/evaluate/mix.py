@@ -18,7 +18,7 @@ CLOSE_ENOUGH = 1e-9
 """Change of a weight at which the search ends."""
 
 LEAST_WEIGHT = 1e-6
-"""Below it a model says nothing, but could no longer be told from one that is not there."""
+"""Smaller weights are raised to it: a model of weight zero would not be part of the mixture."""
 
 
 def fit_weights(nats: NDArray[np.float64]) -> NDArray[np.float64]:

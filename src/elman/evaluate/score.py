@@ -16,7 +16,8 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ WINDOW = 256
 
 PACK_WINDOWS = 16
 """Calls of full height and width that a pack is worth, at least: few enough for many ranks to share a short text."""
+
+LONGEST_WORDS = 30
+"""Characters a word on average, above which a text does not have spaces between its words."""
 
 StateRule = Literal["reset", "carry"]
 
@@ -91,12 +95,13 @@ class Score:
 
 
 def score_columns(score: Score) -> dict[str, str]:
-    """A score as the cells of a table."""
+    """A score as the cells of a table; of a text without spaces, a perplexity of words means nothing."""
+    has_words = score.characters <= LONGEST_WORDS * score.words
     return {
         "bits/byte": f"{score.bits_per_byte:.3f}",
         "bits/char": f"{score.bits_per_character:.3f}",
         "perplexity": shortened(score.perplexity, 2),
-        "word perpl.": shortened(score.word_perplexity, 1),
+        "word perpl.": shortened(score.word_perplexity, 1) if has_words else "–",
         "targets": f"{score.targets:,}",
         "documents": f"{score.documents:,}",
     }
@@ -163,14 +168,11 @@ def document_nats(
     ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
     """Nats of each document, [D]. Arguments as for `score_store`."""
-    nats = np.zeros(store.documents)
-
-    def score(pack: NDArray[np.int64]) -> None:
-        for documents, _, scored in _windows(model, store, pack, pad_id, batch_size, state):
-            np.add.at(nats, documents, scored)
-
-    _share_out(_packs(store, batch_size, state), score, nats, lambda pack: pack, ranks)
-    return nats
+    packs = _packs(store, batch_size, state)
+    windows = partial(_windows, model, store, pad_id=pad_id, batch_size=batch_size, state=state)
+    return _share_out(
+        packs, windows, store.documents, lambda scored: scored.documents, lambda pack: pack, ranks
+    )
 
 
 def token_nats(
@@ -183,17 +185,23 @@ def token_nats(
     ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
     """Nats of each target in the order of the store, [N]. Arguments as for `score_store`."""
-    nats = np.full(len(store), np.nan)
-
-    def score(pack: NDArray[np.int64]) -> None:
-        for _, places, scored in _windows(model, store, pack, pad_id, batch_size, state):
-            nats[places] = scored
 
     def places_of(pack: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.concatenate([np.arange(store.starts[one], store.starts[one + 1]) for one in pack])
 
-    _share_out(_packs(store, batch_size, state), score, nats, places_of, ranks)
-    return nats
+    packs = _packs(store, batch_size, state)
+    windows = partial(_windows, model, store, pad_id=pad_id, batch_size=batch_size, state=state)
+    return _share_out(packs, windows, len(store), lambda scored: scored.places, places_of, ranks)
+
+
+class _Scored(NamedTuple):
+    """Targets that were scored together, all [some]."""
+
+    documents: NDArray[np.int64]
+    """Which document of the store each belongs to."""
+    places: NDArray[np.int64]
+    """Which token of the store each is."""
+    nats: NDArray[np.float64]
 
 
 def _packs(store: TokenStore, batch_size: int, state: StateRule) -> list[NDArray[np.int64]]:
@@ -218,15 +226,26 @@ def _packs(store: TokenStore, batch_size: int, state: StateRule) -> list[NDArray
 
 def _share_out(
     packs: list[NDArray[np.int64]],
-    score: Callable[[NDArray[np.int64]], None],
-    nats: NDArray[np.float64],
+    windows: Callable[[NDArray[np.int64]], Iterator[_Scored]],
+    size: int,
+    place_of: Callable[[_Scored], NDArray[np.int64]],
     places_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     ranks: Ranks,
-) -> None:
-    """Have every pack scored by one rank, which fills its places in `nats`, and fill in what the others found."""
-    dealt = []
+) -> NDArray[np.float64]:
+    """Nats, [size], of which every rank finds a part and has all.
+
+    Args:
+        packs: Documents to score together, by one rank.
+        windows: Scores a pack.
+        size: How many sums there are.
+        place_of: Which of the sums each target counts towards.
+        places_of: All sums that a pack, and no other, counts towards.
+        ranks: That share the work.
+    """
+    nats, dealt = np.zeros(size), []
     for number in ranks.deal(len(packs)):
-        score(packs[number])
+        for scored in windows(packs[number]):
+            np.add.at(nats, place_of(scored), scored.nats)
         dealt.append(number)
 
     def places(numbers: list[int]) -> NDArray[np.int64]:
@@ -235,6 +254,7 @@ def _share_out(
     found = ranks.gather(nats[places(dealt)])
     for numbers, theirs in zip(ranks.gather(dealt), found, strict=True):
         nats[places(numbers)] = theirs
+    return nats
 
 
 @torch.no_grad()
@@ -245,8 +265,8 @@ def _windows(
     pad_id: int,
     batch_size: int,
     state: StateRule,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Every target of a pack once, a window of all streams at a time: its document, place in the store, and nats."""
+) -> Iterator[_Scored]:
+    """Every target of a pack once, a window of all streams at a time."""
     lengths = np.diff(store.starts)[pack]
     lanes = _balance(lengths, batch_size if state == "reset" else 1, in_order=state == "carry")
     order = pack[np.concatenate(lanes)]
@@ -262,7 +282,7 @@ def _windows(
             batch.inputs.to(model.device), batch.targets.to(model.device), carried, reset
         )
         counted = batch.counted.numpy()
-        yield (
+        yield _Scored(
             batch.documents.numpy()[counted],
             batch.places.numpy()[counted],
             scored.cpu().numpy()[counted].astype(np.float64),

@@ -53,7 +53,9 @@ class Sampling:
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"temperature ({self.temperature}) must be a finite number, 0 or more")
         if self.top_k is not None and not (isinstance(self.top_k, int) and self.top_k >= 1):
-            raise ConfigError(f"top_k ({self.top_k}) must be a whole number, at least 1; None keeps all")
+            raise ConfigError(
+                f"top_k ({self.top_k}) must be a whole number, at least 1; leave it out to keep all"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p ({self.top_p}) must be above 0 and at most 1")
         if self.min_p is not None and not 0 <= self.min_p <= 1:

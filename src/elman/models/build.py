@@ -240,8 +240,7 @@ def require_memory(
         config: Its shape.
         vocab_size: V.
         available_bytes: Of this machine.
-        batch_tokens: In a batch, padding included; what the network makes of them can be learnt from in parts and
-            does not count.
+        batch_tokens: In a batch, padding included. Activations do not count: a batch can be learnt from in parts.
 
     Raises:
         ResourceError: With the estimate, what there is, and the settings that decide.

@@ -45,7 +45,7 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""D_1, D_2 and D_3 where the counts of counts give none, as lmplz --discount_fallback has them."""
+"""D_1, D_2 and D_3 where the counts of counts give none: those of lmplz --discount_fallback."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elman import ops
-from elman.models.base import State
+from elman.models.base import State, tensors_in
 from elman.ops.few_rows import linear_few_rows
 from elman.ops.sampled_softmax import Negatives
 
@@ -133,7 +133,14 @@ class NeuralLanguageModel(nn.Module, ABC):
         return x * F.dropout(torch.ones_like(x[:, :1]), self.dropout)
 
     def features(self, tokens: Tensor, state: State, reset: Tensor | None = None) -> tuple[Tensor, State]:
-        """What the output layer sees: [B, T, E] if tied, else [B, T, W], and the state after the last token."""
+        """What the output layer sees: [B, T, E] if tied, else [B, T, W], and the state after the last token.
+
+        All that reads tokens goes through here.
+
+        Raises:
+            ValueError: The state is not of as many streams as the tokens.
+        """
+        _require_same_streams(tokens, state)
         x, state = self.body(tokens, state, reset)
         return x if self.to_embedding is None else self.to_embedding(x), state
 
@@ -190,3 +197,13 @@ class NeuralLanguageModel(nn.Module, ABC):
             x.flatten(0, 1), self.head.weight, self.head.bias, targets.flatten(), reduction="none"
         )
         return nats.view(targets.shape).float(), state
+
+
+def _require_same_streams(tokens: Tensor, state: State) -> None:
+    """Some kernels write a row of the state for each row of tokens, whether there is one or not."""
+    for part in tensors_in(state):
+        if part.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                f"the state is of {part.shape[0]} streams, and the tokens are of {tokens.shape[0]}; give the state"
+                " of the same streams"
+            )

@@ -9,22 +9,27 @@ was read, so that one that is swapped meanwhile changes nothing.
     tokenizer_sha256   of the tokenizer, so that one number stands for the whole model
 
 A folder without sums, from an earlier version or another tool, is read as well.
+
+The two files are replaced one after the other. Whoever opens a model while its run saves a better one may find the new
+weights beside the old settings; that is seen by the sums, and read again (`read_settled`).
 """
 
 import hashlib
 import json
 import reprlib
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from elman.errors import InputError, ModelError
-from elman.files import read_at_most, write_atomically
+from elman.errors import ElmanError, InputError, ModelError
+from elman.files import read_at_most, replacing, write_atomically
 from elman.sealed import seal, sum_of
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -37,12 +42,20 @@ LARGEST_CONFIG = 1 << 20
 LARGEST_HEADER = 1 << 23
 """Bytes of the header of a safetensors file; that of 10,000 tensors has an eighth of it."""
 
+READINGS = 20
+"""How often a model is read anew that is being saved, at most."""
+
+PAUSE_SECONDS = 0.05
+"""Between two of them, until both files are replaced."""
+
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-"""How files are called that Python's pickle wrote, alone or in a zip archive."""
+"""Suffixes of files that Python's pickle wrote, alone or in a zip archive."""
 
 
 def write_model(folder: Path, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write both files, weights first, so that a folder with a config has them.
+    """Replace both files, the config last, so that a folder with a config has weights.
+
+    The scratch file of the config is there before the weights are replaced: it tells readers what goes on.
 
     Args:
         folder: Exists already.
@@ -52,8 +65,36 @@ def write_model(folder: Path, settings: dict[str, Any], tensors: dict[str, Tenso
     payload = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     weights = safetensors.torch.save(payload, metadata={"schema": SCHEMA})
     described = {"schema": SCHEMA, **settings, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / CONFIG, seal(described, indent=2) + "\n")
+    with replacing(folder / CONFIG) as config:
+        config.write(f"{seal(described, indent=2)}\n".encode())
+        write_atomically(folder / WEIGHTS, weights)
+
+
+Read = TypeVar("Read")
+
+
+def read_settled(folder: Path, read: Callable[[], Read]) -> Read:
+    """What `read` makes of a model folder; where that fails while the files are being replaced, it is called again.
+
+    Raises:
+        ModelError: As `read` raised it, of files that stay as they are.
+    """
+    for _ in range(READINGS):
+        before = _versions(folder)
+        try:
+            return read()
+        except ModelError:
+            if any(folder.glob(f".{CONFIG}.*")):  # as `replacing` calls it
+                time.sleep(PAUSE_SECONDS)
+            elif _versions(folder) == before:
+                raise
+    return read()
+
+
+def _versions(folder: Path) -> list[tuple[int, int, int]]:
+    """What tells the files that are there now from others of the same names."""
+    found = [path.stat() for path in (folder / CONFIG, folder / WEIGHTS) if path.is_file()]
+    return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in found]
 
 
 def find_model(path: Path) -> Path:
@@ -90,7 +131,7 @@ def refuse_escape(folder: Path, path: Path) -> Path:
     """`path`, after making sure that no symbolic link or `..` in it leads out of `folder`, which may be a link itself.
 
     Raises:
-        ModelError: One does, or goes in a circle.
+        ModelError: A link or a `..` leads out, or links go in a circle.
     """
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
@@ -165,8 +206,10 @@ def read_tensors(
     try:
         tensors = dict(sorted(safetensors.torch.load(content).items()))  # it gives them in any order
         spoilt = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    except ElmanError:  # a signal that asks to stop
+        raise
     except Exception as error:
-        # Beside its own, whatever Python and torch say of sizes and types that cannot be.
+        # Its own errors, and whatever Python and torch raise for impossible sizes and types.
         what = _NO_PICKLE if _is_pickle(content) else f"damaged or truncated: {error}"
         raise ModelError(f"{path}: {what}") from error
     del content
@@ -180,7 +223,7 @@ def read_tensors(
 
 
 def _is_pickle(content: bytes) -> bool:
-    """Whether something looks so that no safetensors library would read it."""
+    """Whether this is a pickle, alone or in a zip archive, and no safetensors file."""
     return content[:4] == b"PK\x03\x04" or (content[:1] == b"\x80" and content[8:9] != b"{")
 
 

@@ -4,10 +4,10 @@ Tensors meet in torch.distributed's collectives, over gloo between processors an
 Beside them stands the key-value store of the job, in which every rank has a pulse (`pulse`). So there are two
 kinds of waiting:
 
-    agree, gradients              every step; all are expected within the timeout
+    agree, most, gradients        every step; all are expected within the timeout
     gather, first_does, barrier   now and then; for as long as the others are seen to work
 
-Where either fails, the roll is called in the store, and the error names those that do not answer (`link`).
+Where either fails, the roll is called in the store, and the error names those that do not answer (`roll`).
 """
 
 import contextlib
@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from elman.errors import ConfigError
-from elman.ranks.place import find_place, named
+from elman.ranks.place import find_place, refuse_differences
 
 if TYPE_CHECKING:
     from elman.ranks.link import Link
@@ -35,6 +34,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    attempt: int = 0
+    """How often torchrun has started the job again after a failure, as far as this machine has seen."""
     _link: "Link | None" = field(default=None, repr=False, compare=False)
 
     @property
@@ -87,20 +88,24 @@ class Ranks:
         if self._link is not None:
             self._link.meet()
 
+    def watch(self) -> Callable[[], None]:
+        """A look at the others, to be had about once a second while this rank waits for what one of them holds.
+
+        It raises RankError: One of them has ended, or has not worked for the timeout.
+        """
+        return (lambda: None) if self._link is None else self._link.watch()
+
+    def exchanging(self) -> contextlib.AbstractContextManager[None]:
+        """A context for collectives of torch's own; the error of one becomes a RankError that names who is lost."""
+        return contextlib.nullcontext() if self._link is None else self._link.roll.naming_the_lost()
+
     def handshake(self, facts: Mapping[str, str]) -> None:
-        """Make sure that all ranks hold the same: settings, versions, data.
+        """Make sure that all ranks hold the same: settings, data.
 
         Raises:
             ConfigError: They differ; names the fact, its values and who has which. On all ranks.
         """
-        all_facts = self.gather(dict(facts))
-        for name in dict.fromkeys(name for each in all_facts for name in each):
-            holders: dict[str, list[int]] = {}
-            for rank, each in enumerate(all_facts):
-                holders.setdefault(each.get(name, "none"), []).append(rank)
-            if len(holders) > 1:
-                told = ", ".join(f"{value} on {named(ranks)}" for value, ranks in holders.items())
-                raise ConfigError(f"the ranks differ in {name}: {told}; start all of them with the same")
+        refuse_differences(self.gather(dict(facts)))
 
 
 ALONE: Final = Ranks()
@@ -117,7 +122,8 @@ def join(timeout: float = 40.0) -> Iterator[Ranks]:
         timeout: Seconds after which a rank that was expected counts as lost.
 
     Raises:
-        ConfigError: The variables are broken, the address cannot be used, or a rank is missing or there twice.
+        ConfigError: The variables are broken, the address cannot be used, or a rank is missing, there twice, or was
+            started with another command.
         RankError: A rank has ended or hangs.
     """
     place = find_place(os.environ)
@@ -131,5 +137,5 @@ def join(timeout: float = 40.0) -> Iterator[Ranks]:
     link = Link(place, timeout)
     with link.speaking_once():
         link.open()
-        yield Ranks(place.rank, place.size, link)
+        yield Ranks(place.rank, place.size, place.attempt, link)
         link.leave()

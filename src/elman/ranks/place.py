@@ -22,9 +22,19 @@ class Place:
     """Among the ranks of this machine, and so the number of its device."""
     local_size: int
     attempt: int
-    """How often torchrun has started the job before."""
+    """How often torchrun has started the job again after a failure, as this machine counts it."""
     has_store: bool
     """Whether torchrun keeps the store of the job; else the first rank does."""
+
+    @property
+    def keeps_store(self) -> bool:
+        """Whether this rank does."""
+        return self.rank == 0 and not self.has_store
+
+    @property
+    def others(self) -> list[int]:
+        """All ranks but this one."""
+        return [rank for rank in range(self.size) if rank != self.rank]
 
 
 def find_place(environ: Mapping[str, str]) -> Place | None:
@@ -62,6 +72,21 @@ def named(ranks: Sequence[int]) -> str:
     if len(numbers) == 1:
         return f"rank {numbers[0]}"
     return f"ranks {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def refuse_differences(all_facts: Sequence[Mapping[str, str]]) -> None:
+    """Make sure that the facts of all ranks, in their order, are the same.
+
+    Raises:
+        ConfigError: They differ; names the fact, its values and who has which.
+    """
+    for name in dict.fromkeys(name for each in all_facts for name in each):
+        holders: dict[str, list[int]] = {}
+        for rank, each in enumerate(all_facts):
+            holders.setdefault(each.get(name, "none"), []).append(rank)
+        if len(holders) > 1:
+            told = ", ".join(f"{value} on {named(ranks)}" for value, ranks in holders.items())
+            raise ConfigError(f"the ranks differ in {name}: {told}; start all of them with the same")
 
 
 def _whole(

@@ -2,7 +2,8 @@
 
 Every half second a thread of each rank writes two numbers under `pulse/RANK`: how often it has written, which
 stands still when the process was killed, stopped or cut off; and the processor time of the main thread with the times
-it was found waiting for a disk, which stands still as well where that thread sleeps, or waits for what never comes.
+it was found waiting for a disk, or for other threads that compute, which stands still as well where that thread sleeps,
+or waits for what never comes.
 """
 
 import contextlib
@@ -22,6 +23,9 @@ BEAT: Final = 0.5
 
 PATIENCE: Final = 5.0
 """Seconds after a roll call from which on a rank that has not answered shows where it is."""
+
+BUSY: Final = 0.1
+"""Share of a processor that other threads take if the main thread waits for what they compute; a display takes less."""
 
 Sign = Literal["alive", "at work"]
 
@@ -93,16 +97,23 @@ class Watch:
 
 
 def _work_of_this_thread() -> Callable[[], int]:
-    """Tells a number that grows as this thread computes or waits for a disk; always, if a system cannot tell."""
+    """Tells, to another thread, a number that grows as this thread computes, or waits for a disk or for more threads.
+
+    Always, if a system cannot tell.
+    """
     if not hasattr(time, "pthread_getcpuclockid"):
         return time.monotonic_ns
     clock = time.pthread_getcpuclockid(threading.get_ident())
     state, waits = Path(f"/proc/self/task/{threading.get_native_id()}/stat"), 0
+    asked, before = time.monotonic_ns(), time.process_time_ns()
 
     def work() -> int:
-        nonlocal waits
-        waits += _waits_for_disk(state)
-        return time.clock_gettime_ns(clock) + waits
+        nonlocal waits, asked, before
+        now, own = time.monotonic_ns(), time.clock_gettime_ns(clock)
+        others = time.process_time_ns() - own - time.thread_time_ns()
+        waits += _waits_for_disk(state) or others - before > BUSY * (now - asked)
+        asked, before = now, others
+        return own + waits
 
     return work
 

@@ -36,9 +36,8 @@ def _say_what_was_prepared(say: Say, data: Prepared) -> None:
     manifest = data.manifest
     for name in ("train", "valid"):
         sizes = manifest[name]
-        say(
-            f"{name}: {sizes['targets']:,} tokens, {sizes['bytes']:,} bytes, {sizes['documents']:,} documents"
-        )
+        documents = f"{sizes['documents']:,} document{'s' * (sizes['documents'] != 1)}"
+        say(f"{name}: {sizes['targets']:,} tokens, {sizes['bytes']:,} bytes, {documents}")
     say(f"vocabulary: {manifest['vocab_size']:,}")
     for note in manifest["notes"]:
         say(f"note: {note}")

@@ -203,7 +203,9 @@ class Checkpoints:
 
     def _explain(self, step: int, error: OSError) -> ElmanError:
         what = f"{self.folder}: cannot write the checkpoint of step {step}: {error.strerror or error}"
-        if disk_is_full(error) or error.errno == errno.EFBIG:
+        if error.errno == errno.EFBIG:
+            return ResourceError(f"{what}; raise the limit on the size of files (ulimit -f)")
+        if disk_is_full(error):
             return ResourceError(f"{what}; free some space (the checkpoints of before are still there)")
         if error.errno == errno.EIO:
             return ResourceError(f"{what}; the disk may be failing: copy the run folder to another")

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import json
 import math
-import shlex
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,11 +25,11 @@ from elman.files import write_atomically
 from elman.models.build import tensors_of
 from elman.ranks import Ranks
 from elman.train.budget import Budget
-from elman.train.checkpoint import Checkpoints
+from elman.train.checkpoint import Checkpoint, Checkpoints
 from elman.train.guard import Guard
 from elman.train.loop import StepResult, Training, train
 from elman.train.metrics import MetricsLog
-from elman.train.run_folder import DIAGNOSIS
+from elman.train.run_folder import DIAGNOSIS, EVENTS, METRICS, resume_command
 from elman.train.saver import Saver
 from elman.train.say import Say, warning
 from elman.train.signals import Signals
@@ -53,8 +52,8 @@ class Keeping:
     """Whether the folder of the run is still the one that was locked."""
     describe: Callable[[Path], None]
     """Writes what else a run needs to be resumed into a folder."""
-    start: dict[str, bytes] | None = None
-    """Files of the checkpoint to go on from."""
+    start: Checkpoint | None = None
+    """To go on from."""
     changes: Mapping[str, Any] | None = None
     """Of the settings, where a run is taken up again; an event says so."""
 
@@ -115,7 +114,7 @@ class Course:
                 keeping.facts,
                 checkpoint_seconds,
                 ours=keeping.ours,
-                describe=keeping.describe,
+                describe=self._describe,
                 warn=self._warn,
                 ranks=ranks,
             )
@@ -146,7 +145,7 @@ class Course:
         """Go to where the training starts from, and keep what was changed in the settings."""
         keeping = self._keeping
         if keeping is not None and keeping.start is not None:
-            self._go_back(keeping.start)
+            self._go_back(keeping.start.files)
         else:
             self._forget()
             self._save(required=True)
@@ -168,12 +167,12 @@ class Course:
         try:
             train(t, self._config, self._take_step, self._budget, self._guard, self._observe, self._ranks)
         except DivergedError as error:
-            files = self._newest() if t.ease == 1 else None
-            if files is None:
+            kept = self._newest() if t.ease == 1 else None
+            if kept is None:
                 self._diagnose(error)
                 raise
             event = {"step": t.step, "event": "went back", "reason": str(error)}
-            self._go_back(files, all_but="events")  # what happened has happened
+            self._go_back(kept.files, all_but="events")  # what happened has happened
             t.ease = EASE
             self._events.write(event | {"to": t.step})
             self._save()  # else a run that is resumed from before would not know of it
@@ -195,6 +194,7 @@ class Course:
     def _save(self, *, required: bool = False) -> None:
         if self._saver is not None:
             with self._budget.paused():
+                self._guard.tell_revived()
                 self._saver.save(required=required)
 
     def _go_back(self, files: Mapping[str, bytes], *, all_but: str = "") -> None:
@@ -207,16 +207,22 @@ class Course:
         for log in (self._watcher.log, self._events):
             log.load_state_dict({"bytes": 0})
 
-    def _newest(self) -> dict[str, bytes] | None:
-        return None if self._keeping is None else newest_files(self._keeping.checkpoints, self._ranks)
+    def _newest(self) -> Checkpoint | None:
+        return None if self._keeping is None else newest(self._keeping.checkpoints, self._ranks)
+
+    def _describe(self, place: Path) -> None:
+        """Write what a run has beside its checkpoints into another folder, the records so far among it."""
+        assert self._keeping is not None
+        self._keeping.describe(place)
+        for log, name in ((self._watcher.log, METRICS), (self._events, EVENTS)):
+            write_atomically(place / name, log.content())
 
     def _stopped(self, number: int) -> StoppedError:
         if not self._watcher.best_weights:
             self._watcher.settle()
             self._watcher.keep_model(self._training.step)
         name, step = signal.Signals(number).name, f"{self._training.step:,}"
-        resume = f"go on with: elman train --resume {shlex.quote(str(self._folder))}"
-        on = resume if self._keeping else "it is to be done again"
+        on = f"go on with: {resume_command(self._folder)}" if self._keeping else "it is to be done again"
         return StoppedError(f"stopped by {name} after step {step}; {on}", number)
 
     @torch.no_grad()
@@ -244,17 +250,24 @@ class Course:
         write_atomically(self._folder / DIAGNOSIS, json.dumps(found, indent=1) + "\n")
 
 
-def newest_files(checkpoints: Checkpoints, ranks: Ranks) -> dict[str, bytes] | None:
-    """The files of the newest checkpoint, which the first rank reads for all; None if there is none."""
+def newest(checkpoints: Checkpoints, ranks: Ranks) -> Checkpoint | None:
+    """The newest checkpoint, which the first rank reads for all; None if there is none.
 
-    def read() -> dict[str, str] | None:
-        newest = checkpoints.newest()
-        if newest is None:
-            return None
-        return {name: base64.b64encode(data).decode() for name, data in newest.files.items()}
-
+    Raises:
+        InputError, ModelError: As for `Checkpoints.newest`.
+    """
     if ranks.size == 1:
-        newest = checkpoints.newest()
-        return None if newest is None else newest.files
-    files = ranks.first_does(read)  # through the store of the job, as only the first may have the disk
-    return None if files is None else {name: base64.b64decode(data) for name, data in files.items()}
+        return checkpoints.newest()
+
+    def read() -> dict[str, Any] | None:
+        found = checkpoints.newest()
+        if found is None:
+            return None
+        files = {name: base64.b64encode(data).decode() for name, data in found.files.items()}
+        return {"path": str(found.path), "step": found.step, "files": files, "facts": found.facts}
+
+    sent = ranks.first_does(read)  # through the store of the job, as only the first may have the disk
+    if sent is None:
+        return None
+    files = {name: base64.b64decode(data) for name, data in sent["files"].items()}
+    return Checkpoint(Path(sent["path"]), sent["step"], files, sent["facts"])

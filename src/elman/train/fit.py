@@ -95,7 +95,7 @@ def fit_network(
             config=config.optimizer,
             take_step=take_step,
             budget=budget,
-            guard=Guard(model, events.write),
+            guard=Guard(model, events.write, ranks),
             watcher=watcher,
             events=events,
             signals=signals,

@@ -5,7 +5,8 @@
                   training has diverged
     a spike       the loss is more than SPIKE deviations above the mean of the last RECENT
 
-Both are events, with the place in the data from which the batch can be had again.
+Both are events, with the place in the data from which the batch can be had again. What loss and gradient are, all ranks
+know; which of its streams began afresh, each tells the first one now and then.
 """
 
 import math
@@ -20,6 +21,7 @@ from torch import Tensor
 from elman.errors import DivergedError
 from elman.models.base import State, map_state, tensors_in
 from elman.models.neural import NeuralLanguageModel
+from elman.ranks import ALONE, Ranks
 from elman.train.step import Outcome
 
 # Axes: B streams.
@@ -48,14 +50,18 @@ class Guard:
     Args:
         model: The one that learns.
         log: Told of every event.
+        ranks: The processes of the job.
     """
 
-    def __init__(self, model: NeuralLanguageModel, log: Log = lambda event: None) -> None:
-        self._model, self._log = model, log
+    def __init__(
+        self, model: NeuralLanguageModel, log: Log = lambda event: None, ranks: Ranks = ALONE
+    ) -> None:
+        self._model, self._log, self._ranks = model, log, ranks
         self._look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
         self._waiting: list[tuple[int, Tensor, Tensor, Mapping[str, int]]] = []
         self._bad: deque[int] = deque()
         self._losses: deque[float] = deque(maxlen=RECENT)
+        self._revived: list[tuple[int, list[int]]] = []
 
     def __call__(self, step: int, outcome: Outcome, cursor: Mapping[str, int]) -> State:
         """The state to go on from, when `step` steps are done; `cursor` is where the loader was before the last.
@@ -73,12 +79,23 @@ class Guard:
         streams = len(tensors_in(state)[0])
         state, lost = revive(state, self._model.initial_state(streams))
         if on_processor and lost.any():
-            self._log(
-                {"step": step, "event": "state is not finite", "streams": lost.nonzero()[:, 0].tolist()}
-            )
+            mine = self._ranks.share(streams * self._ranks.size)
+            self._revived.append((step, (mine.start + lost.nonzero()[:, 0]).tolist()))
+            if self._ranks.size == 1:
+                self.tell_revived()
         if len(self._waiting) >= self._look_every:
             self.look()
         return state
+
+    def tell_revived(self) -> None:
+        """Log which streams began afresh since this was last called, on whatever rank they are; all ranks call it."""
+        streams: dict[int, list[int]] = {}
+        for of_rank in self._ranks.gather(self._revived):
+            for step, numbers in of_rank:
+                streams.setdefault(step, []).extend(numbers)
+        for step in sorted(streams):
+            self._log({"step": step, "event": "state is not finite", "streams": streams[step]})
+        self._revived = []
 
     def look(self) -> None:
         """Judge the steps that wait for it. Raises what calling the guard raises."""

@@ -1,10 +1,12 @@
 """What a run computes on, chosen once, printed and recorded: device, precision, threads."""
 
+import contextlib
 import math
 import os
 import platform
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,15 @@ def seed_rank(seed: int, ranks: Ranks) -> None:
         torch.manual_seed(int(np.random.SeedSequence([seed, ranks.rank]).generate_state(1, np.uint64)[0]))
 
 
+def _processor_name() -> str:
+    """As the system calls it; where it does not say, the kind of machine."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):  # not Linux
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def describe_environment(machine: Machine, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What `environment.json` records: versions, machine and choices, no names of people or hosts."""
     import safetensors
@@ -109,7 +120,7 @@ def describe_environment(machine: Machine, ranks: Ranks = ALONE) -> dict[str, An
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": platform.machine(),
+        "processor": _processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "elman": __version__,

@@ -56,6 +56,11 @@ class MetricsLog:
         except OSError as error:
             self._warn(f"{self._path}: metrics are being lost, training goes on: {error.strerror}")
 
+    def content(self) -> bytes:
+        """All records, also where the file has been moved or removed since."""
+        self._file.seek(0)
+        return self._file.read()
+
     def state_dict(self) -> dict[str, int]:
         """How far the records go; all of them are on the medium."""
         with contextlib.suppress(OSError):  # what is lost was told when it was written

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from elman.train.chart import CHART_STYLE, Line, Point, line_chart, smoothed
-from elman.train.page import charts, facts, header, page, section, table, visible
+from elman.pages.chart import CHART_STYLE, Line, Point, line_chart, smoothed
+from elman.pages.page import charts, facts, header, page, section, table, visible
 
 Record = Mapping[str, float | None]
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from elman.config import BUDGETS, RunConfig
-from elman.errors import ConfigError, InputError
+from elman.config import BUDGETS, DataConfig, RunConfig
+from elman.errors import ConfigError, InputError, ModelError
 from elman.settings import amend, from_toml, to_dict
-from elman.train.run_folder import CONFIG, ENVIRONMENT, RESULT
+from elman.train.checkpoint import Checkpoint
+from elman.train.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, RESULT, resume_command
 
 T = TypeVar("T")
 
@@ -32,7 +33,6 @@ CHANGEABLE = {
         "checkpoint_seconds",
         "checkpoints_kept",
         "validations",
-        "valid_tokens",
         "yardstick_order",
         "device",
         "precision",
@@ -41,10 +41,15 @@ CHANGEABLE = {
 }
 
 BITS_DEPEND_ON = (
-    *("torch", "threads", "device", "product_dtype", "instructions", "ranks"),
+    *("elman", "torch", "numpy", "processor", "threads", "device", "product_dtype", "instructions", "ranks"),
     *("loss", "recurrence"),  # how they are computed: also a matter of the size of a cache
 )
 """Facts of an environment with which the last bits of a sum may change."""
+
+MADE_HERE = ("auto", "byte", "char", "word", "bpe")
+"""Tokenizers by kind. Any other is a file or a name on the hub: what it says is compared, not where it lies."""
+
+WITHOUT_IT = "set it aside to go on without it: the checkpoints know the text as well"
 
 SAME_DATA = {"content_sha256": "text", "valid_sha256": "held-out text", "tokenizer_sha256": "tokenizer"}
 """Checksums in the manifest of prepared data that a run keeps, and what they are of."""
@@ -67,13 +72,18 @@ def open_run(folder: Path) -> Earlier:
     Raises:
         InputError: There is none, or its files are damaged.
     """
-    if not (folder / CONFIG).is_file():
-        start = f"elman train --out {shlex.quote(str(folder))}"
-        if not folder.exists():
-            raise InputError(f"{folder}: no such run folder; start a run with: {start}")
+    if not folder.exists():
         raise InputError(
-            f"{folder}: is no run folder: it has no config.toml; give another, or remove it and start with: {start}"
+            f"{folder}: no such run folder; start a run with: elman train --out {shlex.quote(str(folder))}"
         )
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: is a file, not the folder of a run, which has a config.toml; give another"
+        )
+    if not (folder / CONFIG).is_file():
+        if (folder / CHECKPOINTS).is_dir():
+            raise InputError(f"{folder}: its config.toml is missing; put it back to go on")
+        raise InputError(f"{folder}: is not the folder of a run: it has no config.toml; give another")
     path = folder / ENVIRONMENT
     environment = _read_object(path) if path.exists() else None
     return Earlier(folder, from_toml(folder / CONFIG), environment, (folder / RESULT).is_file())
@@ -90,9 +100,7 @@ def find_unfinished(runs: Path = Path("runs")) -> Path:
         raise InputError(f"{runs}: no unfinished run there; name one: elman train --resume RUN")
     if len(found) > 1:
         names = ", ".join(map(str, found))
-        raise InputError(
-            f"{len(found)} runs are unfinished: {names}; name one: elman train --resume {shlex.quote(str(found[-1]))}"
-        )
+        raise InputError(f"{len(found)} runs are unfinished: {names}; name one: {resume_command(found[-1])}")
     return found[0]
 
 
@@ -103,39 +111,67 @@ def change(earlier: Earlier, overrides: Mapping[str, object]) -> tuple[RunConfig
         ConfigError: Something is changed that makes another run of it; names all of that.
     """
     config = amend(earlier.config, overrides)
-    before, after = to_dict(earlier.config), to_dict(config)
-    changes: dict[str, tuple[Any, Any]] = {}
-    refused = []
-    for section, fields in after.items():
-        if not isinstance(fields, dict):
-            continue
-        for name, value in fields.items():
-            old = before[section][name]
-            if old != value:
-                changes[f"{section}.{name}"] = (old, value)
-                divided_anew = name == "valid" and not (
-                    earlier.config.data.valid_fraction is None is config.data.valid_fraction
-                )
-                if name not in CHANGEABLE.get(section, ()) or divided_anew:
-                    refused.append(f"{section}.{name} ({old} in the run, {value} given)")
+    return config, compare(earlier.folder, earlier.config, config)
+
+
+def compare(folder: Path, before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """What is different between two settings of one run: name to old and new value.
+
+    Raises:
+        ConfigError: As for `change`.
+    """
+    old, new = to_dict(before), to_dict(after)
+    changes = {
+        f"{section}.{name}": (old[section][name], value)
+        for section, fields in new.items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+        if old[section][name] != value
+    }
+    refused = [
+        f"{name} ({then} in the run, {now} given)"
+        for name, (then, now) in changes.items()
+        if not _may_change(name, then, now)
+    ]
     if refused:
         raise ConfigError(
-            f"{earlier.folder}: cannot be changed in a run: {', '.join(refused)}; leave it out, or start a new run"
+            f"{folder}: cannot be changed in a run: {', '.join(refused)}; leave it out, or start a new run"
         )
-    return config, changes
+    return changes
 
 
-def require_same_data(earlier: Earlier, manifest: Mapping[str, Any]) -> None:
-    """Compare the prepared texts with those of the run.
+def _may_change(name: str, then: Any, now: Any) -> bool:
+    if name == "data.valid":  # another file with the same text, but no other share
+        return DataConfig(valid=then).valid_fraction is None is DataConfig(valid=now).valid_fraction
+    if name == "data.tokenizer":
+        return then not in MADE_HERE and now not in MADE_HERE
+    section, _, field = name.partition(".")
+    return field in CHANGEABLE.get(section, ())
+
+
+def require_place(earlier: Earlier, start: Checkpoint | None) -> None:
+    """Refuse to begin from the beginning what has come further.
+
+    Raises:
+        ModelError: There were checkpoints, as the first is written before the first step, and none is left.
+    """
+    metrics = earlier.folder / METRICS
+    if start is None and (earlier.finished or (metrics.exists() and metrics.stat().st_size)):
+        again = f"elman train --config {shlex.quote(str(earlier.folder / CONFIG))} --out NEW"
+        raise ModelError(
+            f"{earlier.folder}: none of its checkpoints is left to go on from; train it anew with: {again}"
+        )
+
+
+def require_same_data(earlier: Earlier, start: Checkpoint | None, manifest: Mapping[str, Any]) -> None:
+    """Compare the prepared texts with those of the run, by its newest checkpoint and its `environment.json`.
 
     Raises:
         InputError: A text or the tokenizer has changed; shows both checksums.
     """
-    if earlier.environment is None:
-        return
-    then = earlier.environment.get("data", {})
+    then = {**(earlier.environment or {}).get("data", {}), **({} if start is None else start.facts)}
     for key, what in SAME_DATA.items():
-        if then.get(key) != manifest.get(key):
+        if key in then and then[key] != manifest.get(key):
             raise InputError(
                 f"{earlier.folder}: the {what} is not that of the run:"
                 f" SHA-256 {short_checksum(manifest.get(key))} here, {short_checksum(then.get(key))} there;"
@@ -207,7 +243,7 @@ def _machines_of(earlier: Earlier) -> list[dict[str, Any]]:
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Those in `BITS_DEPEND_ON`, as far as they are known."""
     known = {**environment, **environment.get("choices", {})}
-    known["torch"] = environment.get("packages", {}).get("torch")
+    known |= {name: environment.get("packages", {}).get(name) for name in ("torch", "numpy")}
     return {name: known[name] for name in BITS_DEPEND_ON if known.get(name) is not None}
 
 
@@ -229,7 +265,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; start a new run") from error
+        raise InputError(f"{path}: cannot be read: {error}; {WITHOUT_IT}") from error
     if not isinstance(found, dict):
-        raise InputError(f"{path}: not a JSON object; start a new run")
+        raise InputError(f"{path}: not a JSON object; {WITHOUT_IT}")
     return found

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,9 +23,9 @@ from elman.settings import from_dict, to_dict, to_toml
 from elman.text_model import TextModel
 from elman.train.aloud import prepare_aloud
 from elman.train.card import model_card
-from elman.train.checkpoint import Checkpoints
+from elman.train.checkpoint import Checkpoint, Checkpoints
 from elman.train.choices import batch_tokens, choices
-from elman.train.course import Keeping, newest_files
+from elman.train.course import Keeping, newest
 from elman.train.fit import Fit, fit_counts, fit_network, make_loader
 from elman.train.lock import run_lock
 from elman.train.machine import (
@@ -49,19 +48,31 @@ from elman.train.result import (
     score_rows,
 )
 from elman.train.resume import (
+    SAME_DATA,
     Earlier,
     change,
+    compare,
     differences,
     find_unfinished,
     machines,
     open_run,
     reads_standard_input,
     recorded_dtype,
+    require_place,
     require_same_data,
     require_same_machine,
     with_precision,
 )
-from elman.train.run_folder import CHECKPOINTS, CONFIG, ENVIRONMENT, METRICS, MODEL, REPORT, RESULT
+from elman.train.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    REPORT,
+    RESULT,
+    resume_command,
+)
 from elman.train.say import Say, warning
 from elman.train.signals import stopping_at_once
 from elman.train.tensorboard import require_tensorboard
@@ -95,6 +106,11 @@ def run_training(
         ElmanError: As the tree in `errors` says; a model that was kept before the error stays in the folder.
     """
     check(config, ranks)
+    if ranks.attempt:
+        raise ConfigError(
+            "torchrun has started this job again, and a training that is new cannot go on; start one that can:"
+            " elman train --resume RUN"
+        )
     folder = Path(ranks.first_does(lambda: str(_make_run_folder(out, config))))
     with locked(folder, say, ranks) as ours:
         if ranks.is_first:
@@ -110,6 +126,7 @@ def run_training(
             folder=folder,
             config=config,
             material=material,
+            start=None,
             changes=None,
             ours=ours,
             command=command,
@@ -145,18 +162,28 @@ def resume_training(
     """
     earlier = _open_run(run, ranks)
     config, changes = change(earlier, overrides or {})
-    if earlier.finished and not any(name.partition(".")[2] in BUDGETS for name in changes):
+    if earlier.finished:
         result = result_from(ranks.first_does(lambda: read_result(earlier.folder).as_dict()))
-        say(
-            f"{earlier.folder} is finished, after {result.steps:,} steps: nothing to do; more of it:"
-            f" elman train --resume {shlex.quote(str(earlier.folder))} --max-steps {max(1, 2 * result.steps)}"
-        )
-        return result
+        if not _leaves_more(config, changes, result):
+            say(
+                f"{earlier.folder} is finished, after {result.steps:,} steps: nothing to do; more of it:"
+                f" {resume_command(earlier.folder)} --max-steps {max(1, 2 * result.steps)}"
+            )
+            return result
     check(config, ranks)
     with locked(earlier.folder, say, ranks) as ours:
+        start = None
+        if config.model.family != "ngram":
+            checkpoints = _checkpoints(earlier.folder, config, say)
+            if ranks.is_first:
+                checkpoints.clean()
+            start = newest(checkpoints, ranks)
+            ranks.first_does(lambda: require_place(earlier, start))
+        if start is not None:  # by whose settings: config.toml may have been edited since
+            changes = compare(earlier.folder, from_dict(start.facts["settings"]), config)
         with stopping_at_once("what was prepared is kept: give the same command again"):
             material = _prepare(config, say, ranks, earlier)
-        require_same_data(earlier, material.data.manifest)
+        require_same_data(earlier, start, material.data.manifest)
         if strict:
             require_same_machine(earlier, material.environment)
         elif differing := differences(earlier, material.environment):
@@ -167,6 +194,7 @@ def resume_training(
             folder=earlier.folder,
             config=config,
             material=material,
+            start=start,
             changes=changes,
             ours=ours,
             command=command,
@@ -212,6 +240,9 @@ def check(config: RunConfig, ranks: Ranks) -> None:
     choose_device(config.training)
     if config.optimizer.row_sparse and ranks.size > 1:
         raise ConfigError(f"row_sparse is for one process, and these are {ranks.size}; leave it out")
+    if ranks.size > 1 and ":" in (device := config.training.device):
+        kind = device.partition(":")[0]
+        raise ConfigError(f"device {device} is one, and these are {ranks.size} ranks; give --device {kind}")
     if config.training.tensorboard:
         require_tensorboard()
 
@@ -243,7 +274,13 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
     if earlier is not None and earlier.environment is not None and reads_standard_input(config):
         data = open_prepared(earlier.environment["data"])  # what was piped in then is not piped in again
     else:
-        data = prepare_aloud(config.data, say, ranks)
+        try:
+            data = prepare_aloud(config.data, say, ranks)
+        except InputError as error:
+            if earlier is None or type(error) is not InputError:
+                raise
+            elsewhere = resume_command(earlier.folder).replace("train", "train NEWPLACE", 1)
+            raise InputError(f"{error}; where it lies elsewhere by now: {elsewhere}") from error
     vocab_size = data.tokenizer.vocab_size
     say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}{_beside(ranks)}")
     loader, counted, chosen = None, None, {}
@@ -258,7 +295,11 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
         loader = make_loader(config, data, ranks)
     else:
         counted = fit_counts(config, data)
-    environment = describe_environment(machine, ranks) | {"choices": chosen, "data": data.manifest}
+    environment = describe_environment(machine, ranks) | {
+        "seed": config.training.seed,
+        "choices": chosen,
+        "data": data.manifest,
+    }
     environment["machines"] = machines(earlier, environment)
     return Material(data=data, machine=machine, environment=environment, loader=loader, counted=counted)
 
@@ -274,6 +315,8 @@ class _Run:
     folder: Path
     config: RunConfig
     material: Material
+    start: Checkpoint | None
+    """To go on from."""
     changes: Mapping[str, Any] | None
     """Of the settings, perhaps none, where it is resumed; None for a new run."""
     ours: Callable[[], bool]
@@ -300,7 +343,7 @@ class _Run:
             if not self.changes or self.material.counted is not None:
                 self._describe(self.folder)
         fit = self.material.counted or self._fit()
-        with stopping_at_once(f"finish it with: elman train --resume {shlex.quote(str(self.folder))}"):
+        with stopping_at_once(f"finish it with: {resume_command(self.folder)}"):
             return self._finish(fit)
 
     def _describe(self, place: Path) -> None:
@@ -311,21 +354,22 @@ class _Run:
 
     def _fit(self) -> Fit:
         """Train a network, and keep it."""
-        kept, changes = self.config.training.checkpoints_kept, self.changes
-        checkpoints = Checkpoints(self.folder / CHECKPOINTS, keep=kept, warn=warning(self.say))
-        start = None
-        if self.ranks.is_first:
-            checkpoints.clean()
-        if changes is not None:
-            start = newest_files(checkpoints, self.ranks)
-            self.say(self._where_from(start))
+        changes = None
+        if self.changes is not None:
+            changes = {name: list(pair) for name, pair in self.changes.items()}
+            place = (
+                "the beginning: there is no checkpoint yet"
+                if self.start is None
+                else f"step {self.start.step:,}"
+            )
+            self.say(f"going on from {place}")
         keeping = Keeping(
-            checkpoints=checkpoints,
-            facts=_facts(self.material),
+            checkpoints=_checkpoints(self.folder, self.config, self.say),
+            facts=_facts(self.material, self.config),
             ours=self.ours,
             describe=self._describe,
-            start=start,
-            changes=None if changes is None else {name: list(pair) for name, pair in changes.items()},
+            start=self.start,
+            changes=changes,
         )
         assert self.material.loader is not None, "a model is trained or counted"
         return fit_network(
@@ -339,14 +383,6 @@ class _Run:
             keeping=keeping,
             ranks=self.ranks,
         )
-
-    def _where_from(self, start: Mapping[str, bytes] | None) -> str:
-        if start is not None:
-            return f"going on from step {json.loads(start['trainer.json'])['step']:,}"
-        metrics = self.folder / METRICS
-        if self.ranks.is_first and metrics.exists() and metrics.stat().st_size:
-            return "warning: no checkpoint is left: all is trained again, from the beginning"
-        return "no checkpoint yet: starting from the beginning"
 
     def _finish(self, fit: Fit) -> RunResult:
         """Score, sample, and write what a finished run has."""
@@ -387,11 +423,25 @@ class _Run:
         return result_from(self.ranks.first_does(write))
 
 
-def _facts(material: Material) -> dict[str, Any]:
+def _checkpoints(folder: Path, config: RunConfig, say: Say) -> Checkpoints:
+    return Checkpoints(folder / CHECKPOINTS, keep=config.training.checkpoints_kept, warn=warning(say))
+
+
+def _leaves_more(config: RunConfig, changes: Mapping[str, Any], result: RunResult) -> bool:
+    """Whether a finished run was given a budget that it has not used up."""
+    if not any(name.partition(".")[2] in BUDGETS for name in changes):
+        return False
+    budget = config.training
+    over_by_steps = budget.max_steps is not None and result.steps >= budget.max_steps
+    over_by_time = budget.max_time is not None and result.seconds >= budget.max_time
+    return not (over_by_steps or over_by_time)
+
+
+def _facts(material: Material, config: RunConfig) -> dict[str, Any]:
     """What a manifest says of where its checkpoint was written, and of what."""
     machine = {name: material.environment[name] for name in ("threads", "device", "ranks", "instructions")}
-    data = {name: material.data.manifest[name] for name in ("content_sha256", "tokenizer_sha256")}
-    return {"torch": torch.__version__, **machine, **data}
+    data = {name: material.data.manifest[name] for name in SAME_DATA}
+    return {"torch": torch.__version__, **machine, **data, "settings": to_dict(config)}
 
 
 def _score_yardstick(config: RunConfig, data: Prepared, say: Say) -> Score | None:
@@ -408,8 +458,7 @@ def _make_run_folder(out: Path | None, config: RunConfig) -> Path:
     if out is not None:
         if (out / CONFIG).is_file():
             raise InputError(
-                f"{out}: exists already; give another --out, or go on with that run:"
-                f" elman train --resume {shlex.quote(str(out))}"
+                f"{out}: exists already; give another --out, or go on with that run: {resume_command(out)}"
             )
         make_folder(out)
         return out

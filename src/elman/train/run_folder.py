@@ -13,6 +13,9 @@ runs/<name>/
     report.html         curves, samples, table; self-contained
 """
 
+import shlex
+from pathlib import Path
+
 CONFIG = "config.toml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
@@ -23,3 +26,9 @@ MODEL = "model"
 DIAGNOSIS = "diverged.json"
 RESULT = "result.json"
 REPORT = "report.html"
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run, wherever it is and whatever it is called."""
+    name = str(run)
+    return f"elman train --resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"

@@ -9,17 +9,20 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from elman.errors import ElmanError, InputError, ResourceError
 from elman.files import disk_is_full
 from elman.ranks import ALONE, Ranks
 from elman.train.checkpoint import Checkpoints
+from elman.train.run_folder import resume_command
 from elman.train.say import Say
 
 MOST_SHARE = 0.01
 """Of the time of a run that may go into checkpoints."""
+
+MOST_OF_NAME = 60
+"""Characters of the name of a run in that of the folder where it is rescued to; at 4 bytes each it is not too long."""
 
 PATIENCE = 3
 """Failures in a row that end a training."""
@@ -101,7 +104,8 @@ class Saver:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise self._rescue(step, files) from error
             if required:
-                raise
+                resume = resume_command(self._checkpoints.folder.parent)
+                raise type(error)(f"{error}, and go on from the checkpoint before with: {resume}") from error
             return str(error)
         return None
 
@@ -109,7 +113,7 @@ class Saver:
         run = self._checkpoints.folder.parent
         kept = "a folder for temporary files"
         try:
-            kept = tempfile.mkdtemp(prefix=f"elman-{run.name}-")
+            kept = tempfile.mkdtemp(prefix=f"elman-{run.name[:MOST_OF_NAME]}-")
             self._describe(Path(kept))
             checkpoints = Checkpoints(Path(kept, self._checkpoints.folder.name), warn=self._warn)
             checkpoints.write(step, files, self._facts)
@@ -122,5 +126,5 @@ class Saver:
             return error
         return InputError(
             f"{run}: was moved or removed under the training; what it learnt is kept:"
-            f" elman train --resume {quote(str(kept))}"
+            f" {resume_command(Path(kept))}"
         )

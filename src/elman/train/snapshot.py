@@ -158,9 +158,10 @@ def _lanes(training: Training, ranks: Ranks) -> dict[str, Tensor]:
 
 def _of_all(tensor: Tensor, ranks: Ranks) -> list[Tensor]:
     """That of each rank; a double holds every number that occurs here."""
+    rows, arrays = ranks.gather(len(tensor)), ranks.gather(tensor.double().flatten().numpy())
     return [
-        torch.from_numpy(array).to(tensor.dtype).view(-1, *tensor.shape[1:])
-        for array in ranks.gather(tensor.double().flatten().numpy())
+        torch.from_numpy(array).to(tensor.dtype).view(number, *tensor.shape[1:])
+        for number, array in zip(rows, arrays, strict=True)
     ]
 
 

@@ -151,6 +151,7 @@ class EagerStep:
 
         Raises:
             ResourceError: Out of memory, and smaller parts did not help.
+            RankError: Another rank did not exchange its gradients.
         """
         loss, state = self._gradients_in_memory(inputs, state)
         try:
@@ -180,7 +181,8 @@ class EagerStep:
 
     def _gradients_in_memory(self, inputs: Inputs, state: State) -> tuple[Tensor, State]:
         try:
-            return self._gradients(inputs, state)
+            with self._ranks.exchanging():
+                return self._gradients(inputs, state)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -250,7 +252,12 @@ def sum_of_ranks(
         return done.then(lambda future: future.value()[0])
     of_all = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
     done = torch.distributed.all_gather(of_all, mine, async_op=True).get_future()
-    return done.then(lambda _: functools.reduce(Tensor.add_, of_all))
+
+    def add_up(exchanged: torch.futures.Future[Any]) -> Tensor:
+        exchanged.value()  # raises what the exchange has met; the tensors would be whatever was in memory
+        return functools.reduce(Tensor.add_, of_all)
+
+    return done.then(add_up)
 
 
 def _cuts(rows: int, parts: int) -> list[slice]:

@@ -4,7 +4,6 @@ A network is trained again for the first steps (`replay`); an n-gram model is co
 not checked, which is no fault of the run.
 """
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from elman.data.finished import verify_store
 from elman.data.prepare import Prepared, open_prepared, prepare
 from elman.errors import ElmanError, InputError
 from elman.models.build import tensors_of
+from elman.settings import from_dict
 from elman.text_model import TextModel, load
 from elman.train.checkpoint import Checkpoint, Checkpoints
 from elman.train.fit import fit_counts
@@ -26,11 +26,12 @@ from elman.train.result import read_result
 from elman.train.resume import (
     SAME_DATA,
     Earlier,
+    compare,
     open_run,
     reads_standard_input,
     short_checksum,
 )
-from elman.train.run_folder import CHECKPOINTS, MODEL
+from elman.train.run_folder import CHECKPOINTS, MODEL, resume_command
 from elman.train.say import Say
 
 SAME_SCORE = 1e-5
@@ -69,24 +70,26 @@ def verify_run(run: Path, steps: int = 20, say: Say = lambda line: None) -> Veri
     """Look at a run folder, and train its first `steps` steps again; nothing in it is changed.
 
     Raises:
-        InputError: There is no run, or its text cannot be read.
+        InputError: There is no run, or its folder cannot be read.
         ElmanError: As for a training.
     """
     earlier = open_run(run)
     if earlier.environment is None or "data" not in earlier.environment:
-        way_out = f"go on with: elman train --resume {shlex.quote(str(run))}"
-        raise InputError(f"{run}: there is no record of where it began to train; {way_out}")
+        raise InputError(
+            f"{run}: there is no record of where it began to train; go on with: {resume_command(run)}"
+        )
     model, of_model = _read_model(earlier)
     newest, of_checkpoints = _read_checkpoints(earlier)
-    checks = [of_model, *of_checkpoints]
-    then, config = earlier.environment["data"], earlier.config
-    checks.append(_check_tokens(Path(then["folder"])))  # before they are prepared again
-    data = open_prepared(then) if reads_standard_input(config) else prepare(config.data)
-    of_data = list(_compare_data(then, data.manifest))
-    checks += of_data
-    if all(check.sound for check in of_data):  # another text gives other losses
+    checks = [of_model, *of_checkpoints, *_compare_settings(earlier, newest)]
+    then = earlier.environment["data"]
+    of_tokens = _check_tokens(Path(then["folder"]))  # before they are prepared again
+    data, of_data = _open_data(earlier, then, of_tokens.sound is True)
+    checks += [of_tokens, *of_data]
+    if data is not None and all(
+        check.sound is not False for check in of_data
+    ):  # another text gives other losses
         checks += _compare_result(earlier, data, model, newest)
-        if config.model.family == "ngram":
+        if earlier.config.model.family == "ngram":
             checks.append(_count_again(earlier, data, model, say))
         else:
             as_recorded, found = replay(earlier, data, steps, say)
@@ -120,6 +123,31 @@ def _read_checkpoints(earlier: Earlier) -> tuple[Checkpoint | None, list[Check]]
             found = f"{len(newest.files)} files, {size:,} bytes, as the manifest says"
             checks.append(Check(what=what, sound=True, found=found))
     return newest, checks
+
+
+def _compare_settings(earlier: Earlier, newest: Checkpoint | None) -> Iterator[Check]:
+    """Whether what may not be changed in a run is as it was at its newest checkpoint."""
+    if newest is None:
+        return
+    try:
+        changes = compare(earlier.folder, from_dict(newest.facts["settings"]), earlier.config)
+    except ElmanError as error:
+        yield Check(what="settings", sound=False, found=str(error))
+    else:
+        edited = f"changed since {newest.path.name}: {', '.join(changes)}"
+        yield Check(what="settings", sound=True, found=edited if changes else f"those of {newest.path.name}")
+
+
+def _open_data(earlier: Earlier, then: Mapping[str, Any], kept: bool) -> tuple[Prepared | None, list[Check]]:
+    """The text as tokens, and how it compares; where it is away, the tokens that are kept, if they are sound."""
+    if not reads_standard_input(earlier.config):
+        try:
+            data = prepare(earlier.config.data)
+        except InputError as error:
+            return open_prepared(then) if kept else None, [Check(what="text", sound=None, found=str(error))]
+        return data, list(_compare_data(then, data.manifest))
+    data = open_prepared(then)
+    return data, list(_compare_data(then, data.manifest))
 
 
 def _compare_result(

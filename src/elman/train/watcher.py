@@ -108,13 +108,17 @@ class Watcher:
 
     def keep_model(self, step: int) -> None:
         """Write the model as it is into the folder of the run; if that fails, the checkpoints still have it."""
-        if self.folder is None or not self.ours():  # moved: the next checkpoint will find out
-            return
-        card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
-        try:
-            self.text_model.save(self.folder / MODEL, card)
-        except (InputError, ResourceError, OSError) as error:
-            self.warn(f"the model of step {step:,} is not in its folder: {error}; training goes on")
+
+        def write() -> None:
+            if self.folder is None or not self.ours():  # moved: the next checkpoint will find out
+                return
+            card = f"# {self.folder.name}\n\nAn unfinished training of elman, after {step:,} steps.\n"
+            try:
+                self.text_model.save(self.folder / MODEL, card)
+            except (InputError, ResourceError, OSError) as error:
+                self.warn(f"training goes on without the model of step {step:,} in its folder: {error}")
+
+        self.ranks.first_does(write)
 
     def _tell(self, result: StepResult) -> None:
         seconds = self.budget.seconds

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from elman.train.page import plain
-from elman.train.palette import SERIES
+from elman.pages.page import plain
+from elman.pages.palette import SERIES
 
 Point = tuple[float | None, float | None]
 
@@ -26,6 +26,8 @@ MARKED_POINTS = 24
 """A line of up to so many points shows each of them as a dot."""
 LABEL_GAP = 15
 """Between the names at the ends of lines."""
+LETTER = 6.4
+"""Mean width of a letter or a digit, to leave room for."""
 
 CHART_STYLE = """
 .chart { display: block; width: 100%; height: auto; font: 11.5px var(--sans); fill: var(--muted);
@@ -92,7 +94,7 @@ def line_chart(
     """
     numbered = [line for line in lines if isinstance(line.style, int)]
     longest = max((len(line.label) for line in numbered), default=0)
-    margin = min(34 + 6.4 * longest, 0.45 * width) if numbered else 4  # 6.4: the mean width of a letter
+    margin = min(34 + LETTER * longest, 0.45 * width) if numbered else 4
     left, right, top, bottom = 46, round(width - margin), 42, height - 40
     clean = [[_gapped(point, log_x, log_y) for point in line.points] for line in lines]
     finite = [point for points in clean for point in points if point]
@@ -114,6 +116,7 @@ def line_chart(
     y_axis = _axis([0.0, *ys] if from_zero and not log_y else ys, log_y, most)
     x_low, x_high = x_axis.data
     y_low, y_high = y_axis.ticks[0], y_axis.ticks[-1]
+    left = max(left, math.ceil(8 + LETTER * max(map(len, y_axis.labels))))
 
     def across(x: float) -> float:
         return left + x_axis.share(x, x_low, x_high) * (right - left)
@@ -128,9 +131,7 @@ def line_chart(
         parts.append(f'<text x="{left - 8}" y="{y + 4:g}" text-anchor="end">{label}</text>')
     for tick, label in zip(x_axis.ticks, x_axis.labels, strict=True):
         if x_low <= tick <= x_high:
-            parts.append(
-                f'<text x="{across(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>'
-            )
+            parts.append(_under(across(tick), bottom + 18, label, width))
     parts.append(f'<text x="{right}" y="{height - 3}" text-anchor="end">{plain(x_label)}</text>')
     if len(lines) > 1 and not numbered:
         parts.append(_legend(lines, left, height - 7))
@@ -142,7 +143,7 @@ def line_chart(
             curve = f"<g><title>{plain(line.label)}</title>{curve}</g>"
             ends += [(*point, line) for point in [p for p in placed if p][-1:]]
         parts.append(curve)
-    return "".join([*parts, *_names(ends, right, (top - 6, bottom + 6)), "</svg>"])
+    return "".join([*parts, *_names(ends, right, width, (top - 6, bottom + 6)), "</svg>"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,13 @@ def _curve(points: Sequence[tuple[float, float] | None], style: str) -> str:
     return f'<path class="{style}" d="{"".join(moves)}"/>{"".join(dots)}' if moves else ""
 
 
+def _under(x: float, y: float, label: str, width: int) -> str:
+    """The label of a tick at `x`, in the middle under it, or at the edge of the chart, which would cut it."""
+    cut = x + LETTER * len(label) / 2 > width
+    place = f'x="{width}" text-anchor="end"' if cut else f'x="{x:.1f}" text-anchor="middle"'
+    return f'<text {place} y="{y}">{label}</text>'
+
+
 def _legend(lines: Sequence[Line], x: float, y: float) -> str:
     """A stroke and a name for every line, side by side."""
     parts = []
@@ -317,15 +325,22 @@ def _legend(lines: Sequence[Line], x: float, y: float) -> str:
     return "".join(parts)
 
 
-def _names(ends: Sequence[tuple[float, float, Line]], x: float, room: tuple[float, float]) -> Iterable[str]:
-    """Name the lines that end at the points given, in a column from `x` on: a thread, a stroke, and the name."""
+def _names(
+    ends: Sequence[tuple[float, float, Line]], x: float, width: int, room: tuple[float, float]
+) -> Iterable[str]:
+    """Name the lines that end at the points given, in a column from `x` on: a thread, a stroke, and the name.
+
+    A name too long for the column is cut; the whole of it is in the title of the line.
+    """
+    most = int((width - x - 31) / LETTER)
     ends = sorted(ends, key=lambda end: end[1])
     heights = spread([y for _, y, _ in ends], LABEL_GAP, *room)
     for (from_x, from_y, line), y in zip(ends, heights, strict=True):
         kind = line.css_class
         yield f'<path class="thread {kind}" d="M{from_x:.1f} {from_y:.1f}H{x}L{x + 8} {y:.1f}"/>'
         yield f'<path class="{kind}" d="M{x + 8} {y:.1f}h18"/>'
-        yield f'<text class="name" x="{x + 31}" y="{y + 4:.1f}">{plain(line.label)}</text>'
+        name = line.label if len(line.label) <= most else f"{line.label[: most - 1]}…"
+        yield f'<text class="name" x="{x + 31}" y="{y + 4:.1f}">{plain(name)}</text>'
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

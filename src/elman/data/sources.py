@@ -2,6 +2,8 @@
 
 import os
 import stat
+import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -38,7 +40,7 @@ def find_files(source: str, known: Iterable[str], options: ReadOptions) -> list[
     Args:
         source: A path.
         known: Names that may have been meant where there is no such path.
-        options: Whose `notes` tell of links.
+        options: Whose `notes` tell of links, and of files that are left out.
 
     Raises:
         InputError: There is nothing there, it is neither a regular file nor a folder, it cannot be listed, or
@@ -73,13 +75,18 @@ def _walk(folder: Path, options: ReadOptions) -> list[Path]:
         raise InputError(f"{error.filename}: cannot be listed: {error.strerror}") from None
 
     found: list[Path] = []
+    unknown: Counter[str] = Counter()
     links = 0
     for parent, folders, files in os.walk(folder, onerror=refuse):
         links += sum(os.path.islink(os.path.join(parent, name)) for name in folders if name[0] != ".")
         folders[:] = [name for name in folders if name[0] != "."]  # os.walk does not enter links
         for name in files:
             path = Path(parent, name)
-            if name[0] == "." or _inner_suffix(path) not in _FORMATS:
+            if name[0] == ".":
+                continue
+            if _inner_suffix(path) not in _FORMATS:
+                if path.is_file() and not path.is_symlink():
+                    unknown[_whole_suffix(path)] += 1
                 continue
             mode = path.lstat().st_mode
             links += stat.S_ISLNK(mode)
@@ -87,7 +94,17 @@ def _walk(folder: Path, options: ReadOptions) -> list[Path]:
                 found.append(path)
     if links:
         options.note(f"{folder}: {links} symbolic links not followed")
+    if unknown:
+        options.note(f"{folder}: left out: {_counted(unknown)}")
     return sorted(found)
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    """How many files, and of what kinds, the most frequent first."""
+    number = suffixes.total()
+    ordered = sorted(suffixes, key=lambda suffix: (-suffixes[suffix], suffix))
+    kinds = textwrap.shorten(", ".join(suffix or "no suffix" for suffix in ordered), 60, placeholder=" ...")
+    return f"{number:,} file{'s' if number > 1 else ''} ({kinds})"
 
 
 def _inner_suffix(path: Path) -> str:
@@ -95,3 +112,9 @@ def _inner_suffix(path: Path) -> str:
     if path.suffix.lower() in _COMPRESSED:
         path = path.with_suffix("")
     return path.suffix.lower()
+
+
+def _whole_suffix(path: Path) -> str:
+    """The suffix in lower case, with that of a compression."""
+    inner, last = _inner_suffix(path), path.suffix.lower()
+    return inner if inner == last else inner + last

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from elman.data.corpora import KNOWN_CORPORA
-from elman.data.files import find_files, format_of
 from elman.data.readers import ReadOptions
+from elman.data.sources import find_files, format_of
 from elman.errors import InputError
 
 
@@ -57,8 +57,28 @@ def test_a_file_stands_for_itself_whatever_its_name(tmp_path):
 
 def test_a_folder_stands_for_its_texts_in_order(tmp_path):
     wanted = write(tmp_path, "a.txt", "b/a.md", "b/c.parquet", "b.jsonl.gz", "c.TXT.zst", "z.rst")
-    write(tmp_path, "picture.png", "program", "archive.tar.gz", ".hidden.txt", ".git/a.txt", "b/.cache/a.txt")
+    write(tmp_path, ".hidden.txt", ".git/a.txt", "b/.cache/a.txt", ".hidden.png")
     assert find(tmp_path) == (sorted(wanted), [])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["data.csv"], "1 file (.csv)"),
+        (["a.PNG", "b/program", "archive.tar.gz", "b/c.png"], "4 files (.png, no suffix, .tar.gz)"),
+        ([f"{number}.csv" for number in range(1200)], "1,200 files (.csv)"),
+        (
+            [f"a.suffix{number}" for number in range(20)],
+            "20 files (.suffix0, .suffix1, .suffix10, .suffix11, .suffix12, ...)",
+        ),
+        (["a.two\nlines"], "1 file (.two lines)"),
+    ],
+)
+def test_what_is_left_out_of_a_folder_is_told(tmp_path, names, told):
+    wanted = write(tmp_path, "a.txt")
+    write(tmp_path, *names)
+    (tmp_path / "link.csv").symlink_to(tmp_path / names[0])
+    assert find(tmp_path) == (wanted, [f"{tmp_path}: left out: {told}"])
 
 
 def test_links_are_not_followed(tmp_path):

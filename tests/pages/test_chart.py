@@ -1,5 +1,6 @@
 """Ticks are nice and cover the data; lines survive gaps, thinning and emptiness."""
 
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elman.train.chart import (
+from elman.pages.chart import (
     MOST_POINTS,
     Line,
     line_chart,
@@ -21,7 +22,7 @@ from elman.train.chart import (
     thinned,
     tick_labels,
 )
-from elman.train.palette import SERIES
+from elman.pages.palette import SERIES
 
 NUMBERS = st.floats(min_value=-1e90, max_value=1e90)
 PAIRS = st.tuples(NUMBERS, NUMBERS).map(sorted)
@@ -269,6 +270,57 @@ def test_lines_that_are_equals_have_their_names_at_their_ends():
     assert all(float(x) < 480 for x, *_ in names)
     for k in range(len(lines)):
         assert f'<g><title>line {k}</title><path class="s{k % SERIES}"' in svg
+
+
+def extents(svg: str) -> dict[str, tuple[float, float]]:
+    """From where to where each text of a chart reaches: a digit is 6.4 wide, and other letters no less for long."""
+    found = {}
+    for attributes, text in re.findall("<text ([^>]*)>([^<]*)</text>", svg):
+        x, wide = float(re.search(r'x="([\d.]+)"', attributes)[1]), 6.4 * len(html.unescape(text))
+        anchor = re.search(r'text-anchor="(\w+)"|class="last"', attributes)
+        share = {None: 0.0, "middle": 0.5, "end": 1.0}[anchor and (anchor[1] or "end")]
+        found[text] = (x - share * wide, x + (1 - share) * wide)
+    return found
+
+
+@given(
+    st.lists(st.tuples(ANYTHING, ANYTHING), max_size=9)
+    | st.integers(2, 10**7).map(lambda last: [(k * last / 9, k) for k in range(10)]),
+    st.lists(st.text("ab<", max_size=60), max_size=4),
+    st.sampled_from([None, 2, 10]),
+    st.sampled_from([None, 2, 10]),
+    st.sampled_from([(310, 200), (480, 270), (960, 360)]),
+)
+def test_no_label_reaches_beyond_the_chart(points, names, log_x, log_y, size):
+    lines = [Line(label=name, points=points, style=style) for style, name in enumerate(names)]
+    width, height = size
+    svg = line_chart(
+        lines or [Line(label="a", points=points)],
+        title="t",
+        x_label="step",
+        last="3.14",
+        log_x=log_x,
+        log_y=log_y,
+        width=width,
+        height=height,
+    )
+    for text, (begin, end) in extents(svg).items():
+        assert begin >= 0, text
+        assert end <= width + 0.5, text
+
+
+def test_the_last_step_is_written_whole():
+    svg = line_chart([Line(label="a", points=[(0, 1), (150, 2)])], title="t", x_label="step", width=310)
+    begin, end = extents(svg)["150"]
+    assert begin == pytest.approx(310 - 3 * 6.4)
+    assert end == pytest.approx(310)
+
+
+def test_a_name_too_long_for_its_column_is_cut_and_whole_beside_the_line():
+    svg = line_chart([Line(label="x" * 70, points=[(0, 1), (1, 2)], style=0)], title="t", x_label="x")
+    (name,) = re.findall(r'class="name"[^>]*>([^<]*)<', svg)
+    assert re.fullmatch("x{20,}…", name)
+    assert f"<title>{'x' * 70}</title>" in svg
 
 
 def test_a_line_of_nothing_has_no_name():

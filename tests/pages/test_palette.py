@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from elman.train.chart import CHART_STYLE
-from elman.train.page import page
-from elman.train.palette import DARK, DASHES, LIGHT, SERIES, SERIES_STYLE
+from elman.pages.chart import CHART_STYLE
+from elman.pages.page import page
+from elman.pages.palette import DARK, DASHES, LIGHT, SERIES, SERIES_STYLE
 
 VISION = {
     "normal": np.eye(3),
