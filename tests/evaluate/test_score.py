@@ -342,7 +342,7 @@ def test_ratios_are_of_the_sums():
     assert score.as_dict() == asdict(score) | {name: getattr(score, name) for name in ratios}
 
 
-@pytest.mark.parametrize(("words", "shown"), [(2, "148.4"), (1, "–"), (0, "–")])
+@pytest.mark.parametrize(("words", "shown"), [(2, "148.4"), (1, "-"), (0, "-")])
 def test_a_text_without_spaces_has_no_perplexity_of_words_in_a_table(words, shown):
     score = Score(**SUMS | {"nats": 10.0, "characters": 60, "words": words})
     assert score_columns(score)["word perpl."] == shown

@@ -101,7 +101,7 @@ def score_columns(score: Score) -> dict[str, str]:
         "bits/byte": f"{score.bits_per_byte:.3f}",
         "bits/char": f"{score.bits_per_character:.3f}",
         "perplexity": shortened(score.perplexity, 2),
-        "word perpl.": shortened(score.word_perplexity, 1) if has_words else "–",
+        "word perpl.": shortened(score.word_perplexity, 1) if has_words else "-",
         "targets": f"{score.targets:,}",
         "documents": f"{score.documents:,}",
     }

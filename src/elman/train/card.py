@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from elman.config import RunConfig
+from elman.evaluate.score import shortened
 from elman.settings import to_toml
 
 CARD = """\
@@ -25,7 +26,7 @@ A language model trained with [elman](https://pypi.org/project/elman/).
 
 | bits per byte | bits per character | perplexity | word perplexity |
 |---|---|---|---|
-| {bits_per_byte:.4f} | {bits_per_character:.4f} | {perplexity:.2f} | {word_perplexity:.1f} |
+| {bits_per_byte:.4f} | {bits_per_character:.4f} | {perplexity:.2f} | {word_perplexity} |
 
 ## Use
 
@@ -78,6 +79,7 @@ def model_card(
         train_documents=data["train"]["documents"],
         valid_bytes=valid["bytes"],
         valid_documents=valid["documents"],
+        word_perplexity=shortened(valid["word_perplexity"], 1),
         steps=result["steps"],
         tokens=result["tokens"],
         seconds=result["seconds"],
@@ -89,8 +91,5 @@ def model_card(
         torch=environment["packages"]["torch"],
         precision=environment["product_dtype"].removeprefix("torch."),
         **{name: environment[name] for name in ("elman", "python", "device", "threads", "ranks")},
-        **{
-            name: valid[name]
-            for name in ("targets", "bits_per_byte", "bits_per_character", "perplexity", "word_perplexity")
-        },
+        **{name: valid[name] for name in ("targets", "bits_per_byte", "bits_per_character", "perplexity")},
     )
