@@ -148,6 +148,16 @@ def test_a_result_survives_its_file():
     assert read.measures.score == one.measures.score
     assert Result.from_json(Result(bits_per_byte=None).to_json()) == Result(bits_per_byte=None)
     short = replace(one, measures=replace(one.measures, document_nats=[1.0]))
-    for text in (short.to_json(), "", "{}", "3", "[]", '{"bits_per_byte": 1, "measures": {"seed": 0}}'):
-        with pytest.raises(ValueError, match="Expecting value|not a result"):
+    other = one.to_json().replace('"seconds"', '"sec\\nonds"')
+    for text in (
+        short.to_json(),
+        other,
+        "",
+        "{}",
+        "3",
+        "[]",
+        '{"bits_per_byte": 1, "measures": {"seed": 0}}',
+    ):
+        with pytest.raises(ValueError, match="Expecting value|not a result") as error:
             Result.from_json(text)
+        assert "\n" not in str(error.value)

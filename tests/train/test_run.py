@@ -25,7 +25,7 @@ from elman.train import fit
 from elman.train import run as running
 from elman.train.budget import Budget
 from elman.train.metrics import read_metrics
-from elman.train.result import SAMPLE_TEMPERATURE, SAMPLE_TOKENS, SAMPLES
+from elman.train.result import SAMPLE_TEMPERATURE, SAMPLE_TOKENS, SAMPLES, read_result
 from elman.train.row_adamw import RowAdamW
 from elman.train.run import resume_training, run_training
 from elman.train.signals import Signals
@@ -520,6 +520,28 @@ def test_a_budget_that_is_used_up_leaves_a_finished_run_as_it_is(texts, tmp_path
     assert resume_training(tmp_path / "run", {"max_steps": 5}, say=said.append, quiet=True) == first
     assert "nothing to do" in said[0]
     assert all_files(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{", ""),
+        ("elman.train/1", "elman.train/9"),
+        ('"samples"', '"samp\\nles"'),
+        ('"nats"', '"na\\nts"'),
+        ('"text": ', '"te\\nxt": '),
+    ],
+)
+def test_a_damaged_result_is_one_line(finished, tmp_path, old, new):
+    _, result, _ = finished
+    text = (result.run / "result.json").read_text()
+    assert old in text
+    (tmp_path / "result.json").write_text(text.replace(old, new))
+    with pytest.raises(
+        InputError, match=r"result.json: damaged: .*; remove it, and the run is finished again"
+    ) as error:
+        read_result(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(texts, tmp_path):

@@ -26,7 +26,7 @@ from elman.compare.measure import (
 )
 from elman.compare.plan import Job
 from elman.data.prepare import Prepared
-from elman.errors import DivergedError
+from elman.errors import DivergedError, first_line
 from elman.evaluate.score import Score, summed
 from elman.files import make_folder, write_atomically
 from elman.models.build import count_parameters
@@ -94,7 +94,7 @@ class Result:
                     raise TypeError("some documents are missing")
             return cls(bits_per_byte=found["bits_per_byte"], measures=measures)
         except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"not a result: {error}") from error
+            raise ValueError(f"not a result: {first_line(error)}") from error
 
 
 def do_job(job: Job, data: Prepared, folder: Path, machine: Machine, command: str = "") -> Result:

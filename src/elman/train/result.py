@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from elman.config import RunConfig
-from elman.errors import InputError
+from elman.errors import InputError, first_line
 from elman.evaluate.score import Score, score_columns
 from elman.text_model import Sample
 from elman.train.run_folder import MODEL, RESULT
@@ -66,7 +66,9 @@ def read_result(folder: Path) -> RunResult:
     try:
         return replace(result_from(json.loads(path.read_bytes())), run=folder, model=folder / MODEL)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged: {error}; remove it, and the run is finished again") from error
+        raise InputError(
+            f"{path}: damaged: {first_line(error)}; remove it, and the run is finished again"
+        ) from error
 
 
 def result_from(values: Mapping[str, Any]) -> RunResult:
