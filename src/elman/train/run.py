@@ -279,7 +279,7 @@ def _prepare(config: RunConfig, say: Say, ranks: Ranks, earlier: Earlier | None 
         except InputError as error:
             if earlier is None or type(error) is not InputError:
                 raise
-            elsewhere = resume_command(earlier.folder).replace("train", "train NEWPLACE", 1)
+            elsewhere = resume_command(earlier.folder, "NEWPLACE")
             raise InputError(f"{error}; where it lies elsewhere by now: {elsewhere}") from error
     vocab_size = data.tokenizer.vocab_size
     say(f"{config.model.name}, {config.model.shape}, on {machine.describe()}{_beside(ranks)}")

@@ -28,7 +28,7 @@ RESULT = "result.json"
 REPORT = "report.html"
 
 
-def resume_command(run: Path) -> str:
-    """What to type to go on with a run, wherever it is and whatever it is called."""
-    name = str(run)
-    return f"elman train --resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
+def resume_command(run: Path, corpus: str = "") -> str:
+    """What to type to go on with a run, wherever it is and whatever it is called; with its text in another place."""
+    name, train = str(run), f"elman train {corpus}".rstrip()
+    return f"{train} --resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
